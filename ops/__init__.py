@@ -1,0 +1,39 @@
+"""Primitives: `tf.nn` calls and `tf.Variable`s, no Keras. Knows nothing of networks.
+
+Activations are NHWC float tensors, convolution kernels HWIO, dense kernels `[in, out]`.
+"""
+
+from barenets.ops.conv import Conv2D
+from barenets.ops.dense import Dense
+from barenets.ops.dropout import dropout, fold_in
+from barenets.ops.image import Preprocessing
+from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_normal
+from barenets.ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from barenets.ops.module import Layer, LayerTable, Tap, layer_table, layers, named_variables, select
+from barenets.ops.norm import local_response_normalization, local_response_normalization_tf
+from barenets.ops.pool import avg_pool, max_pool
+
+__all__ = [
+    "Conv2D",
+    "Dense",
+    "Initializer",
+    "Layer",
+    "LayerTable",
+    "Preprocessing",
+    "Tap",
+    "avg_pool",
+    "dropout",
+    "fold_in",
+    "gaussian",
+    "glorot_uniform",
+    "he_normal",
+    "layer_table",
+    "layers",
+    "local_response_normalization",
+    "local_response_normalization_tf",
+    "max_pool",
+    "named_variables",
+    "select",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+]

@@ -1,0 +1,64 @@
+"""Convolution with groups and explicit padding."""
+
+import tensorflow as tf
+
+from barenets.ops.initializers import Initializer, he_normal
+
+Padding = str | int | tuple[int, int]
+
+
+def explicit_padding(padding: Padding) -> str | list[list[int]]:
+    """`padding` as `tf.nn` takes it: "SAME" and "VALID" as they are, integers as NHWC pairs.
+
+    An integer pads all four sides by as much, as Caffe and torch do; (vertical, horizontal) pads each
+    axis symmetrically. TensorFlow's SAME puts an odd pixel after, not before, so a strided SAME
+    convolution sees other pixels than Caffe's.
+    """
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f"padding must be 'SAME', 'VALID', an int or a pair of ints, not {padding!r}")
+        return padding
+    vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
+    if vertical < 0 or horizontal < 0:
+        raise ValueError(f"padding must not be negative, got {padding!r}")
+    return [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]]
+
+
+class Conv2D(tf.Module):
+    """y[n,i,j,o] = Σ x[n, i·s+u−p, j·s+v−p, c] · weights[u,v,c,o] + biases[o].
+
+    `weights` is [size, size, in_channels / groups, out_channels], `biases` [out_channels]. With
+    groups, output channel o sees only the input channels of its own group (Krizhevsky et al. 2012,
+    figure 2: the two GPUs); `tf.nn.conv2d` does so by itself when the kernel is shallower than the
+    input. The split-convolve-concat form of the articles gives the same numbers.
+
+    `x` is [N, H, W, in_channels]; the result [N, H', W', out_channels], where
+    H' = floor((H + 2p − size) / stride) + 1 for integer padding.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        groups: int = 1,
+        bias: bool = True,
+        initializer: Initializer | None = None,
+        bias_value: float = 0.0,
+        seed: tuple[int, int] = (0, 0),
+        dtype: tf.DType = tf.float32,
+    ) -> None:
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"{groups} groups do not divide {in_channels} -> {out_channels} channels")
+        self._stride, self._padding = stride, explicit_padding(padding)
+        shape = (size, size, in_channels // groups, out_channels)
+        self.weights = tf.Variable((initializer or he_normal())(shape, seed, dtype))
+        self.biases = tf.Variable(tf.fill([out_channels], tf.cast(bias_value, dtype))) if bias else None
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.nn.conv2d(x, self.weights, self._stride, self._padding)
+        return y if self.biases is None else tf.nn.bias_add(y, self.biases)

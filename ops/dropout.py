@@ -1,0 +1,28 @@
+"""Stateless dropout: the mask is a function of the seed and of the layer's name."""
+
+import zlib
+
+import tensorflow as tf
+
+
+def fold_in(rng: tf.Tensor, name: str) -> tf.Tensor:
+    """A seed of `name`'s own, int32 [2], from the step's seed `rng` (int32 [2])."""
+    return tf.random.fold_in(rng, tf.constant(zlib.crc32(name.encode()) & 0x7FFFFFFF, tf.int32))
+
+
+def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
+    """`x` with a fraction `rate` of its values set to 0 and the others divided by 1 − rate.
+
+    `rate` is the fraction *dropped* (the articles' `keep_prob` is 1 − rate). `rng` is a stateless
+    seed, int32 [2]: the same seed gives the same mask, so a resumed run repeats it to the bit.
+    Raises ValueError for a rate outside [0, 1) and for a missing seed.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"the dropout rate is the fraction dropped and lies in [0, 1), got {rate}")
+    if rate == 0:
+        return x
+    if rng is None:
+        raise ValueError(
+            "dropout in training needs a seed: call the network with rng=<int32 tensor of shape [2]>"
+        )
+    return tf.nn.experimental.stateless_dropout(x, rate, seed=rng, rng_alg="philox")

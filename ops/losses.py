@@ -1,0 +1,27 @@
+"""Losses from logits, one value for each example."""
+
+import tensorflow as tf
+
+
+def softmax_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
+    """−Σ q · log softmax(logits), with q = (1 − ε) · one_hot + ε / classes.
+
+    `labels` are integers [N], `logits` floating [N, classes]; the result is [N]. ε is
+    `label_smoothing` (Szegedy et al. 2016, section 7).
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label smoothing lies in [0, 1], got {label_smoothing}")
+    if label_smoothing == 0:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    classes = logits.shape[-1]
+    share = label_smoothing / classes
+    targets = tf.one_hot(labels, classes, 1 - label_smoothing + share, share, dtype=logits.dtype)
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+
+def sigmoid_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """−q · log σ(z) − (1 − q) · log(1 − σ(z)) for each logit z, without overflow.
+
+    `labels` are 0, 1 or anything between, of the shape of `logits`; so is the result.
+    """
+    return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits)
