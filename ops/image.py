@@ -20,7 +20,7 @@ class Preprocessing:
     """Side to resize to before the crop: the shorter one if `keep_aspect`, else both."""
     keep_aspect: bool = True
     antialias: bool = True
-    """A shrinking resize averages over all pixels (Pillow, torchvision), or else samples four (OpenCV, Caffe)."""
+    """Shrinking averages over all pixels (Pillow, torchvision), or else samples four (OpenCV, Caffe)."""
     channels: str = "RGB"
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -56,7 +56,7 @@ class Preprocessing:
         return self.crop_at(image, offset)
 
     def random_crop(self, image: tf.Tensor, rng: tf.Tensor) -> tf.Tensor:
-        """A [crop, crop, 3] of a resized picture, each place as likely; `rng` is a stateless seed, int32 [2]."""
+        """A [crop, crop, 3] of a resized picture, each place as likely; `rng` is a seed, int32 [2]."""
         room = tf.shape(image)[:2] - self.crop + 1
         place = tf.random.stateless_uniform([2], rng, 0, 1 << 30, tf.int32)
         return self.crop_at(image, place % room)

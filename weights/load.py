@@ -1,0 +1,120 @@
+"""The strict load: everything that differs is named before anything is assigned."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from barenets import UserError
+from barenets.ops.module import named_variables, select
+from barenets.weights import files
+from barenets.weights.npy import Arrays, read_npy, read_npz, write_npy, write_npz
+
+
+def read(source: str) -> dict[str, np.ndarray]:
+    """Canonical name -> array for the weight file `source`, recognised by its content.
+
+    Reads `.npy` (pickled dicts), `.npz` and bare pickles of dicts; the way each origin lays out its
+    numbers is undone, so kernels are HWIO and dense kernels [in, out]. Raises UserError.
+    """
+    start = bytes(files.view(source)[:8])
+    if start.startswith(b"PK"):
+        return read_npz(source)
+    if start.startswith((b"\x93NUMPY", b"\x80")):
+        return read_npy(source)
+    raise UserError(f"{source}: is no weight file that can be read; there are readers for .npy and .npz")
+
+
+def save(path: str, weights: tf.Module | Arrays) -> None:
+    """Writes a network's variables, or named arrays, as `path` says: `.npz`, or `.npy` of `{layer: [W, b]}`.
+
+    The file is there whole or not at all. Raises UserError.
+    """
+    writers = {".npz": write_npz, ".npy": write_npy}
+    ending = os.path.splitext(path)[1]
+    if ending not in writers:
+        raise UserError(
+            f"{path}: weights are written as .npz or .npy, not as {ending or 'a file without an ending'}"
+        )
+    if isinstance(weights, tf.Module):
+        weights = {name: variable.numpy() for name, variable in named_variables(weights).items()}
+    writers[ending](path, weights)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did, or would do: one row for each variable of the network."""
+
+    source: str
+    rows: tuple[tuple[str, tuple[int, ...], str], ...]
+    """Name, shape, and "loaded" or "skipped"."""
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(name for name, _, what in self.rows if what == "loaded")
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return tuple(name for name, _, what in self.rows if what == "skipped")
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _, _ in self.rows)
+        shapes = [_shape(shape) for _, shape, _ in self.rows]
+        wide = max(map(len, shapes))
+        lines = [
+            f"{n:<{width}}  {s:>{wide}}  {what}" for (n, _, what), s in zip(self.rows, shapes, strict=True)
+        ]
+        summary = f"{len(self.loaded)} variables loaded from {self.source}"
+        if self.skipped:
+            summary += f", {len(self.skipped)} skipped: they keep their first values"
+        return "\n".join([*lines, summary])
+
+
+def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> LoadReport:
+    """Assigns the weights in `source`, a file or named arrays, to the variables of `net`.
+
+    Strict and two-sided: unless the network and the source have the same names and shapes, apart from
+    what the patterns `skip` select (`ops.select`) on either side, it raises UserError with every
+    difference, and nothing is assigned. A variable that is skipped keeps its value.
+    """
+    arrays, origin = (read(source), source) if isinstance(source, str) else (source, "the given arrays")
+    report = plan(net, arrays, skip, origin)
+    variables = named_variables(net)
+    for name in report.loaded:
+        variables[name].assign(np.asarray(arrays[name], variables[name].dtype.as_numpy_dtype))
+    return report
+
+
+def plan(
+    net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str = "the given arrays"
+) -> LoadReport:
+    """The report of `load` without assigning; raises UserError, naming every difference, where it would."""
+    variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
+    skipped = set(select([*variables, *(name for name in arrays if name not in variables)], skip))
+    theirs = {name: array.shape for name, array in arrays.items() if name not in skipped}
+    ours = {name: shape for name, shape in variables.items() if name not in skipped}
+
+    differences = []
+    if missing := [name for name in ours if name not in theirs]:
+        differences.append(f"the file lacks {', '.join(missing)}")
+    if unknown := [name for name in theirs if name not in ours]:
+        differences.append(f"the network lacks {', '.join(unknown)}")
+    differences += [
+        f"{name} is {_shape(theirs[name])} in the file and {_shape(shape)} in the network"
+        for name, shape in ours.items()
+        if name in theirs and theirs[name] != shape
+    ]
+    if differences:
+        raise UserError(
+            f"{origin}: does not fit the network, nothing was loaded: {'; '.join(differences)}. "
+            "Choose the network and variant that the file is for, or skip the layers that shall start afresh "
+            "(--reinit PATTERN)"
+        )
+    rows = ((name, shape, "skipped" if name in skipped else "loaded") for name, shape in variables.items())
+    return LoadReport(origin, tuple(rows))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

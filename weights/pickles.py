@@ -1,0 +1,166 @@
+"""Pickles read as data: NumPy arrays, numbers, strings, bytes, dicts, lists and tuples, and nothing else.
+
+A pickle is a program that may call any function by name. This reader knows six names, all of them
+needed to describe arrays, and answers each with a function of its own; any other name is refused
+before anything is called. It works over a view of the file, so an array found in the stream is a
+window into the file and costs neither time nor memory.
+"""
+
+import math
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from barenets import UserError
+
+_WINDOW = 4096  # bytes; shorter reads are opcodes and keys, which want bytes
+
+
+class Array:
+    """An array while its pickle is being read: `value` is there once its state has come."""
+
+    value: Any = None
+
+    def set_state(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, list):  # an object array, as np.save makes of a dict
+            self.value = data
+        else:
+            self.value = _array(data, dtype, shape, "F" if fortran else "C")
+
+
+class _Dtype:
+    """A dtype while its pickle is being read: its kind and size, then its byte order."""
+
+    def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
+        self.kind, self.order = _text(kind), "="
+
+    def set_state(self, state: Any) -> None:
+        self.order = _text(state[1])
+
+    def numpy(self) -> np.dtype:
+        dtype = np.dtype(self.kind)
+        if dtype.kind not in "fiub":
+            raise UserError(f"an array of type {dtype} is not numeric")
+        return dtype.newbyteorder("=" if self.order == "|" else self.order)  # type: ignore[arg-type]
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    dtype, shape = dtype.numpy(), tuple(int(side) for side in shape)
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+        raise UserError(f"an array of shape {shape} and type {dtype} does not fill its {len(data)} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> Array:
+    return Array()
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    array = Array()
+    array.value = _array(data, dtype, shape, _text(order))
+    return array
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _array(data, dtype, (), "C")[()]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    # How Python 3 writes bytes for protocol 2.
+    if _text(encoding) not in ("latin1", "latin-1"):
+        raise UserError(f"it encodes text as {encoding!r}")
+    return str(text).encode("latin1")
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode("latin1") if isinstance(value, (bytes, memoryview)) else str(value)
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): "numpy.ndarray",
+    ("numpy", "dtype"): lambda *state: _Dtype(*state),
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): lambda pairs=(): dict(pairs),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
+}
+
+
+class _Stream:
+    """A file object over a view; long reads are windows into it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view, self.at = view, 0
+
+    def read(self, size: int) -> Any:
+        window = self.view[self.at : self.at + size]
+        if size < 0 or len(window) < size:
+            raise EOFError(
+                f"it ends at byte {len(self.view)}, in the middle of {size} bytes; is the file complete?"
+            )
+        self.at += size
+        return window if size >= _WINDOW else bytes(window)
+
+    def readline(self) -> bytes:
+        # Names and numbers in text form; nothing legitimate is longer than a window.
+        start = bytes(self.view[self.at : self.at + _WINDOW])
+        line, newline, _ = start.partition(b"\n")
+        self.at += len(line) + len(newline)
+        return line + newline
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Python's own unpickler, in Python, with the doors to code shut.
+
+    The one written in C copies every array and lets a stream ask for a table of any size.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def find_class(self, module: Any, name: Any) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            # repr: the name comes from the file and may hold line breaks or control characters.
+            raise UserError(
+                f"it asks for {f'{module}.{name}'!r}, which is no array; it may be hostile"
+            ) from None
+
+    def get_extension(self, code: int) -> None:
+        raise UserError(f"it asks for the registered object {code}, which is no array")
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if not isinstance(target, (Array, _Dtype)):
+            raise UserError(f"it sets the state of a {type(target).__name__}, which has none")
+        target.set_state(state)
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(size))
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+
+def loads(view: memoryview, refuse: Callable[[str], UserError]) -> Any:
+    """What the pickle in `view` holds; strings of Python 2 come as bytes, arrays as `Array`.
+
+    Anything wrong with it raises `refuse(reason)`. No code of the file's choosing runs.
+    """
+    try:
+        return _Unpickler(_Stream(view), encoding="bytes").load()
+    except (UserError, EOFError) as error:
+        raise refuse(str(error)) from None
+    except KeyError as error:
+        raise refuse(f"it is no pickle: it has no instruction or memory {error}") from None
+    except RecursionError:
+        raise refuse("it nests too deeply") from None
+    except Exception as error:  # any nonsense in the stream, from struct.error to UnicodeError
+        raise refuse(f"it is no sound pickle ({type(error).__name__}: {error})"[:300]) from None
