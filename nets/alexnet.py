@@ -1,5 +1,6 @@
 """AlexNet: the two Caffe forms, the single tower of 2014, and the plain form that tutorials teach."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,12 +39,8 @@ class Variant:
 
 
 VARIANTS = {
-    "alexnet": Variant(
-        227, (96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), after_relu=("norm", "pool"), ones=0.1
-    ),
-    "caffenet": Variant(
-        227, (96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), after_relu=("pool", "norm"), ones=1.0
-    ),
+    "alexnet": Variant(227, (96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), after_relu=("norm", "pool"), ones=0.1),
+    "caffenet": Variant(227, (96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), after_relu=("pool", "norm"), ones=1.0),
     "one_tower": Variant(224, (64, 192, 384, 256, 256), conv1_padding=2, dropout_before=("fc6", "fc7")),
     "plain": Variant(227, (96, 256, 384, 384, 256)),
 }
@@ -151,9 +148,7 @@ class AlexNet(tf.Module):
         c1, c2, c3, c4, c5 = v.widths
         g1, g2, g3, g4, g5 = v.groups
         one = v.ones or 0.0
-        self.conv1 = Conv2D(
-            channels, c1, 11, stride=4, padding=v.conv1_padding, groups=g1, **start(1, 0.01, 0.0)
-        )
+        self.conv1 = Conv2D(channels, c1, 11, stride=4, padding=v.conv1_padding, groups=g1, **start(1, 0.01, 0.0))
         self.conv2 = Conv2D(c1, c2, 5, padding=2, groups=g2, **start(2, 0.01, one))
         self.conv3 = Conv2D(c2, c3, 3, padding=1, groups=g3, **start(3, 0.01, 0.0))
         self.conv4 = Conv2D(c3, c4, 3, padding=1, groups=g4, **start(4, 0.01, one))
@@ -175,13 +170,11 @@ class AlexNet(tf.Module):
         `rng`, a stateless seed (int32 [2]), is needed where `train` is true: dropout draws from it.
         """
         if x.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"this AlexNet takes pictures of shape {self.input_shape}, got {tuple(x.shape[1:])}"
-            )
+            raise ValueError(f"this AlexNet takes pictures of shape {self.input_shape}, got {tuple(x.shape[1:])}")
         layer = layers(tap)
 
         def norm_and_pool(x: tf.Tensor, index: int) -> tf.Tensor:
-            steps = {"norm": local_response_normalization, "pool": pool}
+            steps: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"norm": local_response_normalization, "pool": pool}
             for step in self._variant.after_relu:
                 x = layer(f"{step}{index}", steps[step], x)
             return x

@@ -22,7 +22,5 @@ def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
     if rate == 0:
         return x
     if rng is None:
-        raise ValueError(
-            "dropout in training needs a seed: call the network with rng=<int32 tensor of shape [2]>"
-        )
+        raise ValueError("dropout in training needs a seed: call the network with rng=<int32 tensor of shape [2]>")
     return tf.nn.experimental.stateless_dropout(x, rate, seed=rng, rng_alg="philox")

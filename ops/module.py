@@ -97,9 +97,7 @@ def _nothing_matches(pattern: str, names: list[str]) -> str:
 
 
 def _in_order(names: list[str], parents: set[str]) -> list[str]:
-    return sorted(
-        parents, key=lambda parent: next(i for i, n in enumerate(names) if n.startswith(parent + "/"))
-    )
+    return sorted(parents, key=lambda parent: next(i for i, n in enumerate(names) if n.startswith(parent + "/")))
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ class LayerTable(tuple[Layer, ...]):
         rows.append(("total", "", _count(total[0]), _count(total[1])))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip()
-            for a, b, c, d in rows
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
         )
 
 
@@ -160,7 +157,5 @@ def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> La
         kernel = next((size for key, size in own.items() if key.endswith("/weights")), ())
         # A kernel is used once at each place of the output map; a dense layer has one place.
         places = math.prod(shape[:-1]) if len(kernel) == 4 else 1
-        rows.append(
-            Layer(name, shape, sum(map(math.prod, own.values())), math.prod(kernel) * places if kernel else 0)
-        )
+        rows.append(Layer(name, shape, sum(map(math.prod, own.values())), math.prod(kernel) * places if kernel else 0))
     return LayerTable(rows)

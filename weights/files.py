@@ -12,30 +12,28 @@ import tensorflow as tf
 from barenets import UserError
 
 
-def view(path: str) -> memoryview:
-    """The bytes of the file at `path`; a local one is mapped, not read.
-
-    Raises UserError if there is no such file, if it is a folder or empty, or if it may not be read.
-    """
+def opened(path: str) -> Any:
+    """A binary file to read from. Raises UserError for a folder and a missing, empty or unreadable file."""
     try:
         if tf.io.gfile.isdir(path):
             raise UserError(f"{path}: is a folder, not a file")
-        if not os.path.exists(path):  # gs://, hdfs:// and the like
-            with tf.io.gfile.GFile(path, "rb") as file:
-                data = file.read()
-        elif os.path.getsize(path):
-            with open(path, "rb") as file:
-                # The map lives as long as the last array that looks into it.
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        else:
-            data = b""
-    except tf.errors.NotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        if not tf.io.gfile.exists(path):
+            raise UserError(f"{path}: there is no such file")
+        if tf.io.gfile.stat(path).length == 0:
+            raise UserError(f"{path}: the file is empty")
+        # gs://, hdfs:// and the like are not on this machine's disk.
+        return open(path, "rb") if os.path.exists(path) else tf.io.gfile.GFile(path, "rb")
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
-    if not len(data):
-        raise UserError(f"{path}: the file is empty")
-    return memoryview(data)
+
+
+def view(path: str) -> memoryview:
+    """The bytes of the file at `path`; a local one is mapped, not read. Raises UserError as `opened` does."""
+    with opened(path) as file:
+        if not isinstance(file, io.BufferedReader):
+            return memoryview(file.read())
+        # The map lives as long as the last array that looks into it.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 @contextlib.contextmanager

@@ -9,22 +9,8 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.module import named_variables, select
-from barenets.weights import files
-from barenets.weights.npy import Arrays, read_npy, read_npz, write_npy, write_npz
-
-
-def read(source: str) -> dict[str, np.ndarray]:
-    """Canonical name -> array for the weight file `source`, recognised by its content.
-
-    Reads `.npy` (pickled dicts), `.npz` and bare pickles of dicts; the way each origin lays out its
-    numbers is undone, so kernels are HWIO and dense kernels [in, out]. Raises UserError.
-    """
-    start = bytes(files.view(source)[:8])
-    if start.startswith(b"PK"):
-        return read_npz(source)
-    if start.startswith((b"\x93NUMPY", b"\x80")):
-        return read_npy(source)
-    raise UserError(f"{source}: is no weight file that can be read; there are readers for .npy and .npz")
+from barenets.weights.npy import Arrays, write_npy, write_npz
+from barenets.weights.open import read
 
 
 def save(path: str, weights: tf.Module | Arrays) -> None:
@@ -35,9 +21,7 @@ def save(path: str, weights: tf.Module | Arrays) -> None:
     writers = {".npz": write_npz, ".npy": write_npy}
     ending = os.path.splitext(path)[1]
     if ending not in writers:
-        raise UserError(
-            f"{path}: weights are written as .npz or .npy, not as {ending or 'a file without an ending'}"
-        )
+        raise UserError(f"{path}: weights are written as .npz or .npy, not as {ending or 'a file without an ending'}")
     if isinstance(weights, tf.Module):
         weights = {name: variable.numpy() for name, variable in named_variables(weights).items()}
     writers[ending](path, weights)
@@ -63,9 +47,7 @@ class LoadReport:
         width = max(len(name) for name, _, _ in self.rows)
         shapes = [_shape(shape) for _, shape, _ in self.rows]
         wide = max(map(len, shapes))
-        lines = [
-            f"{n:<{width}}  {s:>{wide}}  {what}" for (n, _, what), s in zip(self.rows, shapes, strict=True)
-        ]
+        lines = [f"{n:<{width}}  {s:>{wide}}  {what}" for (n, _, what), s in zip(self.rows, shapes, strict=True)]
         summary = f"{len(self.loaded)} variables loaded from {self.source}"
         if self.skipped:
             summary += f", {len(self.skipped)} skipped: they keep their first values"
@@ -87,9 +69,7 @@ def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> Load
     return report
 
 
-def plan(
-    net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str = "the given arrays"
-) -> LoadReport:
+def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str = "the given arrays") -> LoadReport:
     """The report of `load` without assigning; raises UserError, naming every difference, where it would."""
     variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
     skipped = set(select([*variables, *(name for name in arrays if name not in variables)], skip))

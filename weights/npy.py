@@ -93,29 +93,36 @@ def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray],
             # Only a layer's own arrays are renamed: a layer may be called "0" or "scale".
             _collect(value, (*path, _NAMES.get(key, key) if path else key), arrays, refuse)
     else:
-        raise refuse(
-            f"it holds a {type(content).__name__} at {name or 'its top'!r} where an array was expected"
-        )
+        raise refuse(f"it holds a {type(content).__name__} at {name or 'its top'!r} where an array was expected")
+
+
+STATE, OPTIMIZER = "state.json", "optimizer/"
+"""What a training checkpoint, itself a `.npz`, holds beside its weights (train/checkpoints.py)."""
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
     """Canonical name -> array, for a `.npz` with names like `conv1/weights`, `conv1_W` or `conv1/W:0`.
 
-    Entries are checked against the archive's checksums. Raises UserError for a damaged archive and for
-    an entry that holds Python objects.
+    Of a training checkpoint only the weights are given. Raises UserError for a damaged archive and for an
+    entry that holds Python objects.
     """
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        with np.load(io.BytesIO(files.view(path)), allow_pickle=False) as archive:
-            for key in archive.files:
-                if key.endswith(".json"):  # what our own checkpoints say of themselves
-                    continue
-                arrays[_canonical(key)] = archive[key]
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
-        raise UserError(f"{path}: refused, it is no sound .npz ({error})") from None
+    arrays = {
+        _canonical(key): array
+        for key, array in read_archive(path).items()
+        if key != STATE and not key.startswith(OPTIMIZER)
+    }
     if not arrays:
         raise UserError(f"{path}: refused, it holds no arrays")
     return arrays
+
+
+def read_archive(path: str) -> dict[str, np.ndarray]:
+    """Entry -> array of a `.npz`, each checked against the archive's checksum. Raises UserError."""
+    try:
+        with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
+        raise UserError(f"{path}: refused, it is no sound .npz ({error})") from None
 
 
 def _canonical(key: str) -> str:
@@ -144,9 +151,7 @@ def write_npy(path: str, arrays: Arrays) -> None:
         layer, _, last = name.rpartition("/")
         if last not in ("weights", "biases") or f"{layer}/weights" not in arrays:
             raise UserError(f"{path}: the [W, b] layout has no place for {name}; write a .npz instead")
-        layers[layer] = [
-            arrays[f"{layer}/{part}"] for part in ("weights", "biases") if f"{layer}/{part}" in arrays
-        ]
+        layers[layer] = [arrays[f"{layer}/{part}"] for part in ("weights", "biases") if f"{layer}/{part}" in arrays]
     with files.replacing(path) as file:
         npy_format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
         pickle.dump(np.array(layers, dtype=object), file, protocol=4)

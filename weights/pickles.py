@@ -2,14 +2,16 @@
 
 A pickle is a program that may call any function by name. This reader knows six names, all of them
 needed to describe arrays, and answers each with a function of its own; any other name is refused
-before anything is called. It works over a view of the file, so an array found in the stream is a
-window into the file and costs neither time nor memory.
+before anything is called. The reader of another format may admit names of its own. It works over a
+view of the file, so an array found in the stream is a window into the file and costs neither time
+nor memory.
 """
 
 import math
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +21,14 @@ from barenets import UserError
 _WINDOW = 4096  # bytes; shorter reads are opcodes and keys, which want bytes
 
 
-class Array:
+class Stateful:
+    """An object that a pickle may build: give a state to. Nothing else has one."""
+
+    def set_state(self, state: Any) -> None:
+        raise NotImplementedError
+
+
+class Array(Stateful):
     """An array while its pickle is being read: `value` is there once its state has come."""
 
     value: Any = None
@@ -32,7 +41,7 @@ class Array:
             self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-class _Dtype:
+class _Dtype(Stateful):
     """A dtype while its pickle is being read: its kind and size, then its byte order."""
 
     def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
@@ -80,7 +89,10 @@ def _text(value: Any) -> str:
     return bytes(value).decode("latin1") if isinstance(value, (bytes, memoryview)) else str(value)
 
 
-_ADMITTED: dict[tuple[str, str], Any] = {
+Admitted = Mapping[tuple[str, str], Any]
+"""Module and name that a pickle may ask for -> what it gets."""
+
+_ADMITTED: Admitted = {
     ("numpy", "ndarray"): "numpy.ndarray",
     ("numpy", "dtype"): lambda *state: _Dtype(*state),
     ("_codecs", "encode"): _encode,
@@ -100,9 +112,7 @@ class _Stream:
     def read(self, size: int) -> Any:
         window = self.view[self.at : self.at + size]
         if size < 0 or len(window) < size:
-            raise EOFError(
-                f"it ends at byte {len(self.view)}, in the middle of {size} bytes; is the file complete?"
-            )
+            raise EOFError(f"it ends at byte {len(self.view)}, in the middle of {size} bytes; is the file complete?")
         self.at += size
         return window if size >= _WINDOW else bytes(window)
 
@@ -114,22 +124,33 @@ class _Stream:
         return line + newline
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
+
+
+class _Unpickler(_PythonUnpickler):
     """Python's own unpickler, in Python, with the doors to code shut.
 
     The one written in C copies every array and lets a stream ask for a table of any size.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, view: memoryview, admitted: Admitted, persistent: Callable[[Any], Any] | None) -> None:
+        super().__init__(_Stream(view), encoding="bytes")
+        self._admitted = {**_ADMITTED, **admitted}
+        self._persistent = persistent
 
     def find_class(self, module: Any, name: Any) -> Any:
         try:
-            return _ADMITTED[module, name]
+            return self._admitted[module, name]
         except KeyError:
             # repr: the name comes from the file and may hold line breaks or control characters.
-            raise UserError(
-                f"it asks for {f'{module}.{name}'!r}, which is no array; it may be hostile"
-            ) from None
+            raise UserError(f"it asks for {f'{module}.{name}'!r}, which is no array; it may be hostile") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent is None:
+            raise UserError("it asks for something that is not in it")
+        return self._persistent(pid)
 
     def get_extension(self, code: int) -> None:
         raise UserError(f"it asks for the registered object {code}, which is no array")
@@ -137,7 +158,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if not isinstance(target, (Array, _Dtype)):
+        if not isinstance(target, Stateful):
             raise UserError(f"it sets the state of a {type(target).__name__}, which has none")
         target.set_state(state)
 
@@ -149,13 +170,20 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def loads(view: memoryview, refuse: Callable[[str], UserError]) -> Any:
+def loads(
+    view: memoryview,
+    refuse: Callable[[str], UserError],
+    admitted: Admitted = MappingProxyType({}),
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
     """What the pickle in `view` holds; strings of Python 2 come as bytes, arrays as `Array`.
 
-    Anything wrong with it raises `refuse(reason)`. No code of the file's choosing runs.
+    `admitted` adds to the names that it may ask for. `persistent` answers for what lies outside of it
+    (`pickle.Unpickler.persistent_load`); without it, such a pickle is refused. Anything wrong with it
+    raises `refuse(reason)`. No code of the file's choosing runs.
     """
     try:
-        return _Unpickler(_Stream(view), encoding="bytes").load()
+        return _Unpickler(view, admitted, persistent).load()
     except (UserError, EOFError) as error:
         raise refuse(str(error)) from None
     except KeyError as error:

@@ -1,0 +1,15 @@
+"""What tests share: where the real pictures are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures: $BARENETS_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("BARENETS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    if not (folder / "cats_dogs").is_dir():
+        pytest.skip(f"no pictures in {folder}; point BARENETS_DATA at a folder with cats_dogs/train and val")
+    return folder

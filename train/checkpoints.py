@@ -1,0 +1,103 @@
+"""Checkpoints: one `.npz` each, whole or not there, with all that a run needs to go on to the bit.
+
+A checkpoint holds the network's variables under their names, the optimizer's under `optimizer/`, and
+`state.json`: step, epoch, place in the epoch, settings, preprocessing, class names. So it is also a
+weight file: `weights.load(net, path)` reads it, and NumPy opens it. The zip format's checksums tell a
+damaged file.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from barenets import UserError
+from barenets.ops.module import named_variables
+from barenets.weights.npy import OPTIMIZER, STATE, read_archive, write_npz
+
+FOLDER = "checkpoints"
+"""Where in a run's log folder they are."""
+
+_NAME = re.compile(r"step-(\d{8,})\.npz")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: str
+    weights: Mapping[str, np.ndarray]
+    optimizer: Mapping[str, np.ndarray]
+    state: dict[str, Any]
+    """What `save` was given, through JSON."""
+
+
+def save(folder: str, step: int, net: tf.Module, optimizer: tf.Module, state: Mapping[str, Any]) -> str:
+    """Writes `folder/step-00000120.npz`, whole or not at all, and returns its path.
+
+    Raises UserError if it cannot be written; the checkpoints before it are then still there.
+    """
+    arrays = {name: variable.numpy() for name, variable in named_variables(net).items()}
+    arrays |= {OPTIMIZER + name: variable.numpy() for name, variable in named_variables(optimizer).items()}
+    arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    path = os.path.join(folder, f"step-{step:08d}.npz")
+    write_npz(path, arrays)
+    return path
+
+
+def steps(folder: str) -> dict[int, str]:
+    """Step -> path of the checkpoints in `folder`, oldest first; empty if there is no such folder."""
+    if not tf.io.gfile.isdir(folder):
+        return {}
+    matches = {name: _NAME.fullmatch(name) for name in tf.io.gfile.listdir(folder)}
+    found = {int(match[1]): os.path.join(folder, name) for name, match in matches.items() if match}
+    return dict(sorted(found.items()))
+
+
+def prune(folder: str, keep: int, best: int | None) -> None:
+    """Deletes all but the last `keep` checkpoints and the one of step `best`."""
+    found = steps(folder)
+    for step in list(found)[:-keep]:
+        if step != best:
+            tf.io.gfile.remove(found[step])
+
+
+def read(path: str) -> Checkpoint:
+    """The checkpoint at `path`. Raises UserError if it is damaged or is no checkpoint of ours."""
+    arrays = read_archive(path)
+    if STATE not in arrays:
+        raise UserError(f"{path}: is no checkpoint: it has no {STATE}; weight files are given with --weights")
+    state = json.loads(arrays.pop(STATE).tobytes())
+    optimizer = {name.removeprefix(OPTIMIZER): arrays.pop(name) for name in list(arrays) if name.startswith(OPTIMIZER)}
+    return Checkpoint(path, arrays, optimizer, state)
+
+
+def latest(logdir: str) -> Checkpoint:
+    """The newest checkpoint of the run in `logdir` that can be read; a warning names those that cannot.
+
+    Raises UserError if there is none.
+    """
+    found = steps(os.path.join(logdir, FOLDER))
+    for path in reversed(found.values()):
+        try:
+            return read(path)
+        except UserError as error:
+            warnings.warn(f"{error}; taking the checkpoint before it", stacklevel=2)
+    raise UserError(f"{logdir}: has no checkpoint that can be read" if found else f"{logdir}: has no checkpoints")
+
+
+def best(source: str) -> Checkpoint:
+    """The checkpoint file `source`, or of the run in the folder `source` the one that validated best.
+
+    A run without validation gives its newest.
+    """
+    if tf.io.gfile.exists(source) and not tf.io.gfile.isdir(source):
+        return read(source)
+    newest = latest(source)
+    step = (newest.state.get("best") or {}).get("step", newest.state["step"])
+    path = steps(os.path.join(source, FOLDER)).get(step)
+    return read(path) if path and path != newest.path else newest

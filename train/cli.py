@@ -1,0 +1,410 @@
+"""The command line: `barenets COMMAND`. Results go to stdout, progress and errors to stderr.
+
+Exit status: 0 done, 1 ran and failed, 2 the user's mistake, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from barenets import UserError, __version__
+
+_DONE, _FAILED, _MISTAKE, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status. There is no traceback for a user's mistake."""
+    arguments = _parser().parse_args(argv)
+    warnings.showwarning = lambda message, *rest: print(f"barenets: {message}", file=sys.stderr)
+    try:
+        with _silent_start_up():
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()  # where TensorFlow says most about the machine
+        failures = (tf.errors.ResourceExhaustedError, MemoryError, ArithmeticError)
+        try:
+            return int(arguments.run(arguments))
+        except failures as error:
+            _complain(str(getattr(error, "message", error)))
+            return _FAILED
+    except UserError as error:
+        _complain(str(error))
+        return _MISTAKE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:  # `barenets predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _DONE
+
+
+def _complain(text: str) -> None:
+    print(f"barenets: {text.splitlines()[0] if text else 'out of memory'}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _silent_start_up() -> Iterator[None]:
+    """TensorFlow's notes on CUDA and CPU flags go nowhere; they come from C++, past sys.stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"barenets: {message}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(_MISTAKE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="barenets",
+        description="Classic ImageNet networks from TensorFlow primitives: load the weights people have, fine-tune "
+        "on your own pictures, and see what every layer's gradient does.",
+        epilog="A first run, with nothing at hand: barenets demo\n"
+        "With your own pictures, one folder for each class:\n"
+        "  barenets finetune --weights bvlc_alexnet.npy --train pictures/train --val pictures/val \\\n"
+        "      --layers fc7 fc8 --reinit fc8 --logdir runs/mine\n"
+        "  tensorboard --logdir runs/mine\n"
+        "  barenets predict --checkpoint runs/mine --images new/*.jpg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"barenets {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Any, text: str, epilog: str = "", within: Any = commands) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = within.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    _finetune_options(
+        command(
+            "finetune",
+            _finetune,
+            "train a network, or some of its layers, on your own pictures",
+            "Three choices are apart: what is loaded (--weights, all of it), what starts afresh (--reinit) and what\n"
+            "trains (--layers). A pattern is a layer (fc8), a variable (fc8/biases) or a glob (conv*, */biases).\n\n"
+            "  barenets finetune --weights bvlc_alexnet.npy --train train.txt --val val.txt \\\n"
+            "      --layers fc7 fc8 --reinit fc8 --logdir runs/mine\n"
+            "  barenets finetune --resume --logdir runs/mine     # go on after Ctrl-C, or after a crash",
+        )
+    )
+
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "measure how often a network is right on labelled pictures",
+        "  barenets evaluate --checkpoint runs/mine                   # on the run's own validation pictures\n"
+        "  barenets evaluate --weights bvlc_alexnet.npy --data val.txt",
+    )
+    _source_options(evaluate)
+    evaluate.add_argument("--data", metavar="LIST_OR_FOLDER", help="labelled pictures; a run's own --val if not given")
+    _picture_options(evaluate)
+
+    predict = command(
+        "predict",
+        _predict,
+        "name what is in pictures",
+        "  barenets predict --checkpoint runs/mine --images new/ cat.jpg\n"
+        "  find . -name '*.jpg' | barenets predict --weights bvlc_alexnet.npy --images -",
+    )
+    _source_options(predict)
+    predict.add_argument(
+        "--images",
+        nargs="+",
+        required=True,
+        metavar="FILE_OR_FOLDER",
+        help="pictures; - reads paths from stdin",
+    )
+    predict.add_argument("--top", type=_positive, default=5, metavar="N", help="how many classes to name (default 5)")
+    _picture_options(predict)
+
+    inspect = command(
+        "inspect",
+        _inspect,
+        "show a network's layers, a weight file's content, or what of it would load where",
+        "  barenets inspect --net alexnet --variant one_tower\n"
+        "  barenets inspect --weights bvlc_alexnet.npy\n"
+        "  barenets inspect --net alexnet --weights bvlc_alexnet.npy --reinit fc8 --num-classes 2",
+    )
+    _source_options(inspect)
+    inspect.add_argument("--reinit", nargs="+", default=[], metavar="PATTERN", help="layers that are not to be loaded")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    parts = command("data", None, "look after a data set").add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    check = command(
+        "check",
+        _check,
+        "find what is wrong with a data set: unreadable pictures, wrong labels, duplicates, leaks",
+        "  barenets data check train.txt val.txt\n\nExit status 1 if something was found.",
+        within=parts,
+    )
+    check.add_argument("sources", nargs="+", metavar="LIST_OR_FOLDER", help="one for each split, training first")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+
+    demo = command(
+        "demo",
+        _demo,
+        "see the main job at work in a few minutes, with nothing but this package",
+        "Trains on pictures that it draws itself, or on yours (--train, --val), from scratch or from --weights.",
+    )
+    demo.add_argument("--weights", metavar="FILE_OR_NAME", help="weights to start from; scratch if not given")
+    demo.add_argument("--train", metavar="LIST_OR_FOLDER", help="your own pictures instead of drawn ones")
+    demo.add_argument("--val", metavar="LIST_OR_FOLDER", help="pictures to validate on")
+    demo.add_argument("--logdir", default="runs/demo", metavar="DIR", help="default runs/demo")
+    demo.add_argument("--real", action="store_true", help="fetch real convolution weights and fine-tune from them")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _source_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which network")
+    group.add_argument("--checkpoint", metavar="DIR", help="a run's log folder, or one of its checkpoint files")
+    group.add_argument("--weights", metavar="FILE_OR_NAME", help="a weight file, or a name in the catalog")
+    group.add_argument("--net", metavar="NAME", help="default alexnet")
+    group.add_argument("--variant", metavar="V", help="default the one that the weights are known to be for")
+    group.add_argument("--num-classes", type=_positive, default=1000, metavar="N", help="default 1000, as in ImageNet")
+
+
+def _picture_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default 32")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a picture that cannot be read (default stop)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _finetune_options(parser: argparse.ArgumentParser) -> None:
+    # Options that are not given are left to Settings, which has the defaults, and to --resume, which has its own.
+    def option(group: Any, name: str, text: str, **more: Any) -> None:
+        group.add_argument(name, default=argparse.SUPPRESS, help=text, **more)
+
+    run = parser.add_argument_group("the run")
+    option(run, "--logdir", "where checkpoints and TensorBoard's files go (default runs/finetune)", metavar="DIR")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --logdir; needs no other option")
+    option(run, "--seed", "everything random follows from it (default 0)", type=int, metavar="N")
+    option(run, "--checkpoint-every", "checkpoint each N steps too, not only each epoch", type=int, metavar="N")
+    option(run, "--keep", "how many checkpoints to keep besides the best (default 2)", type=int, metavar="N")
+    option(run, "--summary-every", "steps between histograms; 0 for none (default 1)", type=int, metavar="N")
+    option(run, "--exact-histograms", "count large variables whole, not a sample", action="store_true")
+    run.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
+    data = parser.add_argument_group("the pictures")
+    option(data, "--train", "label list or folder of class folders", metavar="LIST_OR_FOLDER")
+    option(data, "--val", "pictures to validate on after each epoch", metavar="LIST_OR_FOLDER")
+    option(data, "--class-names", "names of classes 0, 1, ... of a list of numbers", nargs="+", metavar="NAME")
+    option(data, "--on-error", "at a picture that cannot be read (default stop)", choices=("stop", "skip"))
+    option(data, "--no-augment", "no random crop and flip", action="store_false", dest="augment")
+
+    net = parser.add_argument_group("the network")
+    option(
+        net,
+        "--weights",
+        "weight file or name in the catalog; from scratch if not given",
+        metavar="FILE_OR_NAME",
+    )
+    option(net, "--net", "default alexnet", metavar="NAME")
+    option(net, "--variant", "default the one that the weights are known to be for", metavar="V")
+    option(net, "--layers", "what trains (default everything)", nargs="+", metavar="PATTERN")
+    option(net, "--reinit", "what starts afresh instead of being loaded", nargs="+", metavar="PATTERN")
+    option(net, "--dropout", "fraction dropped (default 0.5)", type=float, metavar="RATE")
+
+    learn = parser.add_argument_group("learning")
+    option(learn, "--epochs", "default 10", type=int, metavar="N")
+    option(learn, "--batch-size", "default 64", type=int, metavar="N")
+    option(learn, "--optimizer", "sgd, adam or rmsprop (default sgd)", metavar="NAME")
+    option(learn, "--learning-rate", "default 0.001", type=float, metavar="X")
+    option(learn, "--momentum", "of sgd (default 0.9)", type=float, metavar="X")
+    option(learn, "--nesterov", "Nesterov's momentum", action="store_true")
+    option(learn, "--weight-decay", "of kernels, not biases (default 0.0005)", type=float, metavar="X")
+    option(learn, "--schedule", "constant, step or cosine (default constant)", metavar="NAME")
+    option(learn, "--decay-every", "epochs after which step divides the rate by ten", type=int, metavar="N")
+    option(learn, "--warm-up", "steps over which the rate rises at the start", type=int, metavar="N")
+    option(
+        learn,
+        "--rates",
+        "multipliers of the learning rate, the first that fits counts: fc8=10 '*/biases=2'",
+        nargs="+",
+        type=_rate,
+        metavar="PATTERN=X",
+    )
+    option(learn, "--clip-norm", "largest norm of all gradients together", type=float, metavar="X")
+    option(learn, "--label-smoothing", "default 0", type=float, metavar="X")
+
+
+def _rate(text: str) -> tuple[str, float]:
+    pattern, _, factor = text.rpartition("=")
+    try:
+        return pattern, float(factor)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected PATTERN=NUMBER, got {text!r}") from None
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from barenets.train import finetune, model
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("run", "resume", "json")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if arguments.resume:
+        if others := [f"--{key.replace('_', '-')}" for key in given if key != "logdir"]:
+            raise UserError(f"--resume goes on with the run as it was started; leave out {', '.join(others)}")
+        run = finetune.resume(given.get("logdir", finetune.Settings.logdir))
+    else:
+        if "train" not in given:
+            raise UserError("name the pictures to train on: --train LIST_OR_FOLDER")
+        given["net"], given["variant"] = model.choose_network(*map(given.get, ("weights", "net", "variant")))
+        given["rates"] = dict(given.get("rates", ()))
+        run = finetune.start(finetune.Settings(**given))
+    return _train(run, arguments.json)
+
+
+def _train(run: Any, as_json: bool) -> int:
+    """Trains with progress on stderr; the result on stdout."""
+    from barenets.train import finetune
+    from barenets.train.progress import Progress
+
+    progress = Progress(quiet=as_json)
+    progress.say(run.describe())
+    result = finetune.train(run, progress)
+    print(json.dumps(result.to_json()) if as_json else result)
+    return _INTERRUPTED if result.interrupted else _DONE
+
+
+def _model(arguments: argparse.Namespace) -> Any:
+    from barenets.train import model
+
+    if (arguments.checkpoint is None) == (arguments.weights is None):
+        raise UserError("say which network: either --checkpoint DIR, of a run of yours, or --weights FILE")
+    if arguments.checkpoint:
+        return model.from_checkpoint(arguments.checkpoint)
+    name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
+    return model.from_weights(arguments.weights, name, variant, arguments.num_classes)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from barenets.train import data
+    from barenets.train.evaluate import evaluate
+    from barenets.train.progress import Progress
+
+    model = _model(arguments)
+    source = arguments.data or model.settings.get("val")
+    if source is None:
+        raise UserError("name the labelled pictures to evaluate on: --data LIST_OR_FOLDER")
+    records = data.read(source, model.class_names)
+    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    with Progress(quiet=arguments.json).pictures("evaluate", len(records)) as advance:
+        result = evaluate(model.net, batches, advance)
+    print(json.dumps(result.to_json()) if arguments.json else result)
+    return _DONE
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from barenets.train import data
+    from barenets.train.evaluate import predict
+
+    listed = [line.strip() for line in sys.stdin if line.strip()] if arguments.images == ["-"] else arguments.images
+    paths = tuple(data.read_paths(listed))
+    model = _model(arguments)
+    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    predictions = []
+    for prediction in predict(model.net, batches, model.class_names, arguments.top):
+        likely = list(zip(prediction.classes, prediction.probabilities, strict=True))
+        if arguments.json:
+            classes = [{"class": name, "probability": share} for name, share in likely]
+            predictions.append({"path": prediction.path, "classes": classes})
+        else:
+            print(prediction.path)
+            for name, share in likely:
+                print(f"  {share:7.2%}  {name}")
+            sys.stdout.flush()
+    if arguments.json:
+        print(json.dumps({"predictions": predictions, "skipped": batches.skipped}))
+    for path, reason in batches.skipped.items():
+        _complain(f"{path}: not read ({reason})")
+    return _DONE
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from barenets import nets, weights
+    from barenets.ops import layer_table
+    from barenets.train import checkpoints, model
+
+    if arguments.checkpoint:
+        checkpoint = checkpoints.best(arguments.checkpoint)
+        arrays, title = checkpoint.weights, f"{checkpoint.path}: step {checkpoint.state['step']}"
+    elif arguments.weights:
+        arrays, title = weights.read(arguments.weights), arguments.weights
+    if arguments.net or not (arguments.checkpoint or arguments.weights):
+        name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
+        net = nets.build(name, num_classes=arguments.num_classes, variant=variant)
+        if not (arguments.checkpoint or arguments.weights):
+            table = layer_table(net)
+            rows = [vars(layer) for layer in table]
+            print(json.dumps({"net": name, "variant": variant, "layers": rows}) if arguments.json else table)
+            return _DONE
+        report = weights.plan(net, arrays, arguments.reinit, title)
+        rows = [{"name": n, "shape": shape, "what": what} for n, shape, what in report.rows]
+        print(json.dumps({"net": name, "variant": variant, "plan": rows}) if arguments.json else report)
+        return _DONE
+    content = [{"name": name, "shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()]
+    if arguments.json:
+        print(json.dumps({"source": title, "arrays": content, "values": sum(a.size for a in arrays.values())}))
+        return _DONE
+    print(title)
+    width = max(map(len, arrays))
+    for name, array in arrays.items():
+        shape = "×".join(map(str, array.shape))
+        print(f"  {name:<{width}}  {shape:>14}  {array.dtype}  from {array.min():.3g} to {array.max():.3g}")
+    print(f"  {sum(array.size for array in arrays.values()):,} values")
+    return _DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from barenets.train.data import doctor
+
+    report = doctor.check(arguments.sources)
+    print(json.dumps(report.to_json()) if arguments.json else report)
+    return _DONE if report.ok else _FAILED
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from barenets.train import demo
+
+    return _train(
+        demo.start(arguments.weights, arguments.train, arguments.val, arguments.logdir, arguments.real), False
+    )

@@ -1,0 +1,128 @@
+"""How often a network is right, and about what."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from barenets.ops import softmax_cross_entropy
+from barenets.train.data import Batches
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The result on a set of pictures."""
+
+    loss: float
+    """Mean softmax cross-entropy, in nats."""
+    confusion: np.ndarray
+    """int64 [classes, classes]: row, the true class; column, the predicted one."""
+    top5_correct: int
+    """How many have their class among the five likeliest."""
+    class_names: tuple[str, ...]
+    skipped: dict[str, str]
+    """Path -> reason, of the pictures that could not be read."""
+
+    @property
+    def count(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def top1(self) -> float:
+        return float(np.trace(self.confusion)) / max(self.count, 1)
+
+    @property
+    def top5(self) -> float:
+        return self.top5_correct / max(self.count, 1)
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Class name -> share of its pictures that were classified right; NaN where it has none."""
+        counts = self.confusion.sum(1)
+        with np.errstate(invalid="ignore"):
+            shares = np.diag(self.confusion) / counts
+        return dict(zip(self.class_names, shares.tolist(), strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """`top1`, `top5` and `per_class` are shares, 0 to 1."""
+        return {
+            "count": self.count,
+            "loss": self.loss,
+            "top1": self.top1,
+            "top5": self.top5,
+            "per_class": {name: share for name, share in self.per_class.items() if share == share},
+            "classes": list(self.class_names),
+            "confusion": self.confusion.tolist(),
+            "skipped": self.skipped,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.count} pictures: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"]
+        present = np.flatnonzero(self.confusion.sum(1))
+        width = max((len(self.class_names[i]) for i in present), default=0)
+        shares = self.per_class
+        for i in present:
+            wrong = self.confusion[i].copy()
+            wrong[i] = 0
+            mistaken = f"  most often taken for {self.class_names[wrong.argmax()]}" if wrong.any() else ""
+            name, count = self.class_names[i], self.confusion[i].sum()
+            lines.append(f"  {name:<{width}}  {shares[name]:8.2%} of {count}{mistaken}")
+        if len(self.class_names) <= 12:
+            lines += ["confusion (row: true class, column: predicted)", *self._matrix()]
+        lines += [f"not read: {path} ({reason})" for path, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+    def _matrix(self) -> list[str]:
+        names = self.class_names
+        cell = max(6, *(len(name) + 1 for name in names), len(str(self.confusion.max())) + 1)
+        head = " " * (cell + 2) + "".join(f"{name:>{cell}}" for name in names)
+        rows = (
+            f"  {name:<{cell}}" + "".join(f"{n:>{cell}}" for n in self.confusion[i]) for i, name in enumerate(names)
+        )
+        return [head, *rows]
+
+
+def evaluate(net: Any, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
+    """Runs every picture of `batches` through `net`; `progress` is told how many each batch had."""
+    classes = batches.records.num_classes
+    confusion = np.zeros((classes, classes), np.int64)
+    losses, top5 = 0.0, 0
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([None], tf.int32)])
+    def judge(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        logits = net(images)
+        loss = tf.reduce_sum(softmax_cross_entropy(labels, logits))
+        within = tf.math.in_top_k(labels, logits, min(5, classes))
+        return loss, tf.argmax(logits, 1, tf.int32), tf.math.count_nonzero(within)
+
+    for batch in batches.epoch(0):
+        loss, predicted, within = judge(batch.images, batch.labels)
+        np.add.at(confusion, (batch.labels.numpy(), predicted.numpy()), 1)
+        losses, top5 = losses + float(loss), top5 + int(within)
+        progress(len(batch.indices))
+    mean = losses / max(int(confusion.sum()), 1)
+    return Evaluation(mean, confusion, top5, batches.records.class_names, dict(batches.skipped))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, the likeliest first."""
+
+    path: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(net: Any, batches: Batches, class_names: Sequence[str], top: int = 5) -> Iterator[Prediction]:
+    """The `top` likeliest classes of each picture of `batches`, as they come; labels are not looked at."""
+    probabilities = tf.function(
+        lambda images: tf.nn.softmax(net(images)),
+        input_signature=[tf.TensorSpec([None, *net.input_shape], tf.float32)],
+    )
+    for batch in batches.epoch(0):
+        values, indices = tf.math.top_k(probabilities(batch.images), min(top, len(class_names)))
+        for record, likely, share in zip(batch.indices, indices.numpy(), values.numpy(), strict=True):
+            names = tuple(class_names[i] for i in likely)
+            yield Prediction(batches.records.paths[record], names, tuple(map(float, share)))

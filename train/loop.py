@@ -1,0 +1,139 @@
+"""The training step, and what stops it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from barenets.ops import fold_in, softmax_cross_entropy
+from barenets.train import inspect
+from barenets.train.optimizers import Optimizer
+
+
+class StepResult(NamedTuple):
+    loss: tf.Tensor
+    """float32 scalar, the mean over the batch."""
+    correct: tf.Tensor
+    """int32 scalar, how many pictures of the batch were classified right, with dropout on."""
+    finite: tf.Tensor
+    """bool scalar; where it is false nothing was changed."""
+    gradient_norm: tf.Tensor
+    """float32 scalar, over all trained variables and before clipping."""
+    seen: dict[str, Any]
+    """What `inspect.observe` saw of each trained variable; empty if the step was not watched."""
+
+
+class Trainer:
+    """Trains the variables `trained` (name -> variable) of `net` on the softmax cross-entropy of its logits.
+
+    The step is a pure function of the variables, the batch, the step number and `seed`: dropout draws from
+    (seed, step, layer). `clip_norm` limits the norm of all gradients together (Pascanu et al. 2013).
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        trained: Mapping[str, tf.Variable],
+        optimizer: Optimizer,
+        *,
+        seed: int = 0,
+        clip_norm: float | None = None,
+        label_smoothing: float = 0.0,
+        exact_histograms: bool = False,
+    ) -> None:
+        self.net, self.trained, self.optimizer = net, dict(trained), optimizer
+        self._seed, self._clip_norm, self._label_smoothing = seed, clip_norm, label_smoothing
+        self._exact = exact_histograms
+        signature = [
+            tf.TensorSpec([None, *net.input_shape], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.float32),
+        ]
+        self._steps = {
+            watch: tf.function(partial(self._step, watch=watch), input_signature=signature) for watch in (False, True)
+        }
+
+    def step(
+        self, images: tf.Tensor, labels: tf.Tensor, step: int, learning_rate: float, *, watch: bool = False
+    ) -> StepResult:
+        """One step on `images`, float32 [N, *net.input_shape], and `labels`, int32 [N].
+
+        With `watch`, histograms and sizes of the very gradients that are applied come with the result.
+        """
+        return self._steps[watch](images, labels, tf.constant(step, tf.int32), tf.constant(learning_rate, tf.float32))
+
+    def _step(
+        self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool
+    ) -> StepResult:
+        rng = tf.stack([self._seed, step])
+        # The tape watches only what trains, so frozen layers below cost no backward pass.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(self.trained.values()))
+            logits = self.net(images, train=True, rng=rng)
+            loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
+        gradients = tape.gradient(loss, self.trained)
+        if missing := [name for name, gradient in gradients.items() if gradient is None]:
+            raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
+
+        squares = {name: 2.0 * tf.nn.l2_loss(gradient) for name, gradient in gradients.items()}
+        norm = tf.sqrt(tf.add_n(list(squares.values())))
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)  # a NaN anywhere makes the norm NaN
+        if self._clip_norm is not None:
+            shrink = self._clip_norm / tf.maximum(norm, self._clip_norm)
+            gradients = {name: gradient * shrink for name, gradient in gradients.items()}
+            squares = {name: square * shrink**2 for name, square in squares.items()}
+
+        def apply() -> tf.Tensor:
+            self.optimizer.apply(gradients, learning_rate)
+            return tf.constant(True)
+
+        if not watch:
+            tf.cond(finite, apply, lambda: tf.constant(False))
+            seen = {}
+        else:
+            before = inspect.observe(self.trained, gradients, squares, fold_in(rng, "sample"), exact=self._exact)
+            with tf.control_dependencies(tf.nest.flatten(before)):  # done with the old values: no copy is made
+                applied = tf.cond(finite, apply, lambda: tf.constant(False))
+            with tf.control_dependencies([applied]):
+                seen = inspect.observe_update(self.trained, before)
+
+        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == labels, dtype=tf.int32)
+        return StepResult(loss, correct, finite, norm, seen)
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a gradient is not finite; the message names the first layer that has it."""
+
+
+def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step: int) -> str:
+    """Where a step's first NaN or infinity is: a picture, a variable, an activation, the loss or a gradient.
+
+    Runs the step again, eagerly and without changing anything, so it needs the same batch and variables.
+    Activations are looked at from the first layer up, gradients from the last layer down, as they arise.
+    """
+
+    def bad(x: tf.Tensor) -> bool:
+        return not bool(tf.reduce_all(tf.math.is_finite(x)))
+
+    if bad(images):
+        return "the pictures"
+    found: list[str] = []
+    variables = inspect.named_variables(trainer.net)
+    found += [f"the variable {name}" for name, variable in variables.items() if bad(variable)]
+
+    def look(name: str, x: tf.Tensor) -> tf.Tensor:
+        if bad(x):
+            found.append(f"the activation of {name}")
+        return x
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(list(trainer.trained.values()))
+        logits = trainer.net(images, train=True, rng=tf.constant([trainer._seed, step]), tap=look)
+        loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, trainer._label_smoothing))
+    if not found and bad(loss):
+        found.append("the loss")
+    gradients = tape.gradient(loss, trainer.trained)
+    found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]
+    return found[0] if found else "the norm of all gradients together, which overflows"

@@ -1,0 +1,58 @@
+"""A network with all that it takes to use it: its weights, its classes, and what its pictures must go through."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from barenets import UserError, nets, weights
+from barenets.ops import Preprocessing
+from barenets.train import checkpoints
+from barenets.weights import catalog
+
+
+@dataclass(frozen=True)
+class Model:
+    net: Any
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    settings: dict[str, Any]
+    """Of the run that it comes from; empty if it comes from a weight file."""
+
+
+def choose_network(source: str | None, net: str | None, variant: str | None) -> tuple[str, str]:
+    """The network and variant meant by --weights, --net and --variant, any of which may be missing."""
+    entry = weights.known(source)
+    net = net or (entry.net if entry else "alexnet")
+    if variant is None:
+        variant = entry.variant if entry and entry.net == net else nets.variants(net)[0]
+    return net, variant
+
+
+def preprocessing_for(source: str | None, name: str, variant: str, net: Any) -> Preprocessing:
+    """What the weights `source` want. Raises UserError if that is not the size of picture that `net` takes."""
+    entry = weights.known(source)
+    side = net.input_shape[0]
+    wanted = entry.preprocessing if entry else catalog.preprocessing(name, variant, side)
+    if wanted.crop != side:
+        raise UserError(
+            f"{source}: wants pictures of {wanted.crop} pixels and {name} {variant} takes {side}; "
+            "choose the --variant that the weights are for"
+        )
+    return wanted
+
+
+def from_checkpoint(source: str) -> Model:
+    """The best checkpoint of the run in the folder `source`, or the checkpoint file of that name."""
+    checkpoint = checkpoints.best(source)
+    state = checkpoint.state
+    net = nets.build(state["net"], num_classes=len(state["class_names"]), variant=state["variant"])
+    weights.load(net, checkpoint.weights)
+    return Model(net, tuple(state["class_names"]), Preprocessing(**state["preprocessing"]), state["settings"])
+
+
+def from_weights(source: str, name: str, variant: str, num_classes: int) -> Model:
+    """A weight file's network; 1000 classes have ImageNet's names."""
+    net = nets.build(name, num_classes=num_classes, variant=variant)
+    preprocessing = preprocessing_for(source, name, variant, net)
+    weights.load(net, source)
+    names = catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
+    return Model(net, names, preprocessing, {})

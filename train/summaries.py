@@ -1,0 +1,126 @@
+"""Event files for TensorBoard, written by a thread of their own.
+
+The formats are those that TensorBoard's scalar, histogram, distribution, image and graph tabs read.
+`tf.summary.histogram` is not used: it builds a one-hot matrix of 30 times the tensor.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from barenets import UserError
+from barenets.train.histograms import Histogram
+
+
+class SummaryWriter:
+    """Writes an event file in the folder `logdir`; encoding and the disk are left to a thread.
+
+    Starting at a `step` above 0 tells TensorBoard to forget what an interrupted run wrote from there on.
+    If the disk fails, the next call raises UserError.
+    """
+
+    def __init__(self, logdir: str, step: int = 0) -> None:
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = os.path.join(logdir, name)
+        self._failure: Exception | None = None
+        try:
+            tf.io.gfile.makedirs(logdir)
+            self._file = RecordWriter(tf.io.gfile.GFile(self._path, "wb"))
+            self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            self._file.flush()
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{logdir}: cannot be written ({error}); choose another --logdir") from None
+        self._queue: queue.Queue[Callable[[], Event] | None] = queue.Queue(maxsize=64)
+        self._thread = threading.Thread(target=self._work, name="summaries", daemon=True)
+        self._thread.start()
+        if step:
+            self._put(lambda: Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], step: int) -> None:
+        """One point, and one histogram, for each tag."""
+
+        def event() -> Event:
+            values = [_scalar(*item) for item in scalars.items()] + [_histogram(*item) for item in histograms.items()]
+            return Event(step=step, summary=Summary(value=values))
+
+        self._put(event)
+
+    def pictures(self, tag: str, pictures: np.ndarray, step: int) -> None:
+        """uint8 RGB [N, H, W, 3], side by side."""
+
+        def event() -> Event:
+            _, height, width, _ = pictures.shape
+            encoded = [tf.io.encode_png(picture).numpy() for picture in pictures]
+            tensor = make_tensor_proto([str(width).encode(), str(height).encode(), *encoded], dtype="string")
+            metadata = image_metadata.create_summary_metadata(display_name="", description="", converted_to_tensor=True)
+            return Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]))
+
+        self._put(event)
+
+    def graph(self, graph: tf.Graph) -> None:
+        """The graph of a traced tf.function."""
+        self._put(lambda: Event(graph_def=graph.as_graph_def().SerializeToString()))
+
+    def flush(self) -> None:
+        """Returns when all that was handed over is on the disk."""
+        self._queue.join()
+        self._check()
+
+    def close(self) -> None:
+        """Writes what is left and ends the thread. Calling it again does nothing."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        self._check()
+
+    def _put(self, event: Callable[[], Event]) -> None:
+        self._check()
+        self._queue.put(event)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise UserError(f"{self._path}: cannot be written ({self._failure}); make room, then go on with --resume")
+
+    def _work(self) -> None:
+        flushed = time.monotonic()
+        while (make := self._queue.get()) is not None:
+            if self._failure is None:
+                try:
+                    event = make()
+                    event.wall_time = time.time()
+                    self._file.write(event.SerializeToString())
+                    if self._queue.empty() or time.monotonic() > flushed + 5:
+                        self._file.flush()
+                        flushed = time.monotonic()
+                except Exception as error:  # handed to the training thread by _check
+                    self._failure = error
+            self._queue.task_done()
+        try:
+            self._file.close()
+        except Exception as error:
+            self._failure = self._failure or error
+        self._queue.task_done()
+
+
+def _scalar(tag: str, value: float) -> Summary.Value:
+    metadata = scalar_metadata.create_summary_metadata(display_name="", description="")
+    return Summary.Value(tag=tag, tensor=make_tensor_proto(np.float32(value)), metadata=metadata)
+
+
+def _histogram(tag: str, histogram: Histogram) -> Summary.Value:
+    description = "all values" if histogram.exact else f"a sample of {histogram.seen:,} of {histogram.size:,} values"
+    metadata = histogram_metadata.create_summary_metadata(display_name="", description=description)
+    return Summary.Value(tag=tag, tensor=make_tensor_proto(histogram.rows()), metadata=metadata)
