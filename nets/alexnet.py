@@ -141,9 +141,13 @@ class AlexNet(tf.Module):
         self._input_shape = (v.side, v.side, channels)
 
         def start(index: int, std: float, bias: float) -> dict[str, Any]:
-            """Section 5 with the constants of train_val.prototxt; He et al. where there is no LRN."""
-            caffe = {"initializer": gaussian(std), "bias_value": bias}
-            return {"seed": (seed, index), **(caffe if v.ones is not None else {"initializer": he_normal()})}
+            """Section 5 with the constants of train_val.prototxt; He et al. below the top where there is no LRN."""
+            as_caffe = v.ones is not None or index == 8
+            return {
+                "seed": (seed, index),
+                "initializer": gaussian(std) if as_caffe else he_normal(),
+                "bias_value": bias if as_caffe else 0.0,
+            }
 
         c1, c2, c3, c4, c5 = v.widths
         g1, g2, g3, g4, g5 = v.groups

@@ -29,8 +29,9 @@ class Conv2D(tf.Module):
 
     `weights` is [size, size, in_channels / groups, out_channels], `biases` [out_channels]. With
     groups, output channel o sees only the input channels of its own group (Krizhevsky et al. 2012,
-    figure 2: the two GPUs); `tf.nn.conv2d` does so by itself when the kernel is shallower than the
-    input. The split-convolve-concat form of the articles gives the same numbers.
+    figure 2: the two GPUs): the input is split, convolved and put together again. `tf.nn.conv2d` takes
+    the shallower kernel as it is, too, but its gradient on a CPU then depends on how TensorFlow was
+    built and on the CPU, and where it works it is no faster (benchmarks/step_time.py).
 
     `x` is [N, H, W, in_channels]; the result [N, H', W', out_channels], where
     H' = floor((H + 2p − size) / stride) + 1 for integer padding.
@@ -54,11 +55,15 @@ class Conv2D(tf.Module):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{groups} groups do not divide {in_channels} -> {out_channels} channels")
-        self._stride, self._padding = stride, explicit_padding(padding)
+        self._stride, self._padding, self._groups = stride, explicit_padding(padding), groups
         shape = (size, size, in_channels // groups, out_channels)
         self.weights = tf.Variable((initializer or he_normal())(shape, seed, dtype))
         self.biases = tf.Variable(tf.fill([out_channels], tf.cast(bias_value, dtype))) if bias else None
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.nn.conv2d(x, self.weights, self._stride, self._padding)
+        if self._groups == 1:
+            y = tf.nn.conv2d(x, self.weights, self._stride, self._padding)
+        else:
+            groups = zip(tf.split(x, self._groups, -1), tf.split(self.weights, self._groups, -1), strict=True)
+            y = tf.concat([tf.nn.conv2d(part, kernel, self._stride, self._padding) for part, kernel in groups], -1)
         return y if self.biases is None else tf.nn.bias_add(y, self.biases)

@@ -23,4 +23,7 @@ def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
         return x
     if rng is None:
         raise ValueError("dropout in training needs a seed: call the network with rng=<int32 tensor of shape [2]>")
-    return tf.nn.experimental.stateless_dropout(x, rate, seed=rng, rng_alg="philox")
+    # Integers: from the same bits XLA makes other floats than the rest of TensorFlow does.
+    bits = tf.random.stateless_uniform(tf.shape(x), rng, None, None, tf.uint32, alg="philox")
+    keep = bits >= tf.constant(int(rate * 2**32), tf.uint32)
+    return tf.where(keep, x / (1 - rate), tf.zeros_like(x))

@@ -69,11 +69,11 @@ class Preprocessing:
         """What the network takes, from float RGB 0..255 of any leading shape."""
         if self.channels == "BGR":
             images = images[..., ::-1]
-        return (images / self.scale - tf.constant(self.mean)) / tf.constant(self.std)
+        return (images / self.scale - tf.constant(self.mean, tf.float32)) / tf.constant(self.std, tf.float32)
 
     def pictures(self, inputs: tf.Tensor) -> tf.Tensor:
         """uint8 RGB pictures back from the network's inputs, to be looked at."""
-        images = (inputs * tf.constant(self.std) + tf.constant(self.mean)) * self.scale
+        images = (inputs * tf.constant(self.std, tf.float32) + tf.constant(self.mean, tf.float32)) * self.scale
         if self.channels == "BGR":
             images = images[..., ::-1]
         return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)

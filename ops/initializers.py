@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 Initializer = Callable[[Sequence[int], Sequence[int], tf.DType], tf.Tensor]
-"""(shape, stateless seed of two ints, dtype) -> tensor. Kernels are HWIO or [in, out]."""
+"""(shape, stateless seed of two ints, dtype) -> tensor. Kernels are HWIO or [in, out].
+
+The values are the same eagerly and in a graph; XLA makes other floats from the same bits.
+"""
 
 
 def gaussian(std: float) -> Initializer:

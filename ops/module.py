@@ -90,14 +90,10 @@ def _selects(pattern: str, name: str) -> bool:
 
 def _nothing_matches(pattern: str, names: list[str]) -> str:
     parents = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
-    layers = sorted(parents, key=[*names, *parents].index) if not names else _in_order(names, parents)
+    layers = sorted(parents, key=lambda parent: next(i for i, n in enumerate(names) if n.startswith(parent + "/")))
     near = difflib.get_close_matches(pattern, [*layers, *names], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(layers) or 'none'}"
     return f"the pattern {pattern!r} selects nothing; {hint}"
-
-
-def _in_order(names: list[str], parents: set[str]) -> list[str]:
-    return sorted(parents, key=lambda parent: next(i for i, n in enumerate(names) if n.startswith(parent + "/")))
 
 
 @dataclass(frozen=True)
@@ -153,9 +149,13 @@ def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> La
     variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
     rows = []
     for name, shape in shapes.items():
-        own = {key: size for key, size in variables.items() if key.rpartition("/")[0] == name}
+        own = {key: variables.pop(key) for key in list(variables) if key.rpartition("/")[0] == name}
         kernel = next((size for key, size in own.items() if key.endswith("/weights")), ())
         # A kernel is used once at each place of the output map; a dense layer has one place.
         places = math.prod(shape[:-1]) if len(kernel) == 4 else 1
         rows.append(Layer(name, shape, sum(map(math.prod, own.values())), math.prod(kernel) * places if kernel else 0))
+    if variables:
+        raise ValueError(
+            f"no activation is named after the layers of {', '.join(variables)}: the network must tap them"
+        )
     return LayerTable(rows)

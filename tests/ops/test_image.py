@@ -1,0 +1,175 @@
+"""Preprocessing against OpenCV, Pillow and arithmetic by hand."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from barenets.ops import Preprocessing
+
+BGR = {"channels": "BGR", "mean": (104.0, 117.0, 123.0)}
+TORCH = {"scale": 255.0, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+INCEPTION = {"scale": 127.5, "mean": (1.0, 1.0, 1.0)}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Noise: of all pictures the one on which two ways of resizing differ most."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def of(crop: int = 8, resize: int = 8, **options) -> Preprocessing:
+    return Preprocessing(crop=crop, resize=resize, **options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (37, 61), (64, 17), (5, 9), (16, 16)])
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_resized_is_opencvs_without_antialias(height, width, keep_aspect):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is the reference of this test")
+    image = picture(height, width)
+    ours = of(16, 16, keep_aspect=keep_aspect, antialias=False).resized(tf.constant(image)).numpy()
+    assert_sides(ours, image, 16, keep_aspect)
+    theirs = cv2.resize(image.astype(np.float32), ours.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    # Positions in float32 on a side of 64 are right to 4e-6, times a slope of up to 255 a pixel.
+    np.testing.assert_allclose(ours, theirs, atol=4e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (37, 61), (64, 17), (5, 9), (16, 16)])
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_resized_is_pillows_with_antialias(height, width, keep_aspect):
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is the reference of this test")
+    image = picture(height, width)
+    ours = of(16, 16, keep_aspect=keep_aspect).resized(tf.constant(image)).numpy()
+    assert_sides(ours, image, 16, keep_aspect)
+    sides, bilinear = ours.shape[1::-1], image_module.Resampling.BILINEAR
+    planes = [image_module.fromarray(image[..., c].astype(np.float32)).resize(sides, bilinear) for c in range(3)]
+    # In floating point Pillow does the same sums: float32, as above.
+    np.testing.assert_allclose(ours, np.stack([np.asarray(plane) for plane in planes], -1), atol=4e-3)
+    # In bytes it rounds after each of the two axes, half a grey level at most each time.
+    theirs = np.asarray(image_module.fromarray(image).resize(sides, bilinear), np.float64)
+    assert np.max(np.abs(ours - theirs)) < 1.01
+
+
+def assert_sides(resized: np.ndarray, image: np.ndarray, resize: int, keep_aspect: bool) -> None:
+    """The shorter side is `resize`, the longer too or, if the aspect is kept, in proportion to a pixel."""
+    assert (resized.dtype, resized.shape[2]) == (np.float32, 3)
+    if not keep_aspect:
+        assert resized.shape == (resize, resize, 3)
+        return
+    sides, was = np.array(resized.shape[:2]), np.array(image.shape[:2])
+    assert sides[was.argmin()] == resize
+    assert np.all(np.abs(sides - was * resize / was.min()) < 1)
+    assert np.all(sides >= resize)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_resized_leaves_a_picture_of_the_right_size(antialias):
+    image = picture(16, 16)
+    np.testing.assert_array_equal(of(16, 16, antialias=antialias).resized(tf.constant(image)), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 12), (11, 13), (9, 8)])
+def test_centre_crop(height, width):
+    image = picture(height, width).astype(np.float32)
+    top, left = (height - 8) // 2, (width - 8) // 2  # an odd pixel is left below and on the right
+    ours = of(8, 8).centre_crop(tf.constant(image))
+    np.testing.assert_array_equal(ours, image[top : top + 8, left : left + 8])
+
+
+def test_crop_at():
+    image = picture(10, 12).astype(np.float32)
+    np.testing.assert_array_equal(of(8, 8).crop_at(tf.constant(image), tf.constant([2, 3])), image[2:10, 3:11])
+
+
+def test_random_crop_covers_all_places():
+    """3 × 5 places, 600 seeds: every place comes, and as often as any other by a χ² test at fixed seeds."""
+    rows, columns = np.mgrid[:6, :8]
+    image = tf.constant(np.stack([rows, columns, rows], -1), tf.float32)
+    crop = tf.function(of(4, 4).random_crop)
+    places = collections.Counter()
+    for seed in range(600):
+        cropped = crop(image, tf.constant([seed, 7])).numpy()
+        top, left = map(int, cropped[0, 0, :2])
+        np.testing.assert_array_equal(cropped, image[top : top + 4, left : left + 4])
+        places[top, left] += 1
+    assert set(places) == {(i, j) for i in range(3) for j in range(5)}
+    assert stats.chisquare(list(places.values())).pvalue > 1e-3
+    np.testing.assert_array_equal(crop(image, tf.constant([3, 4])), crop(image, tf.constant([3, 4])))
+
+
+def test_random_crop_of_the_whole():
+    image = picture(8, 8).astype(np.float32)
+    np.testing.assert_array_equal(of(8, 8).random_crop(tf.constant(image), tf.constant([1, 2])), image)
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+def test_normalized_by_hand(leading):
+    """One pixel, RGB (200, 100, 50)."""
+    pixel = tf.broadcast_to(tf.constant([200.0, 100.0, 50.0]), [*leading, 1, 1, 3])
+    expected = {
+        "RGB": ({}, [200, 100, 50]),
+        "BGR": (BGR, [50 - 104, 100 - 117, 200 - 123]),
+        "torch": (
+            TORCH,
+            [(200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225],
+        ),
+        "Inception": (INCEPTION, [200 / 127.5 - 1, 100 / 127.5 - 1, 50 / 127.5 - 1]),
+        "BGR, scaled": (
+            {"channels": "BGR", "scale": 2.0, "mean": (1.0, 2.0, 3.0), "std": (4.0, 5.0, 6.0)},
+            [(25 - 1) / 4, (50 - 2) / 5, (100 - 3) / 6],
+        ),
+    }
+    for name, (options, value) in expected.items():
+        ours = of(**options).normalized(pixel)
+        assert (tuple(ours.shape), ours.dtype) == ((*leading, 1, 1, 3), tf.float32)
+        # Three float32 operations, and a difference that loses a digit.
+        np.testing.assert_allclose(ours, np.broadcast_to(value, ours.shape), rtol=3e-6, err_msg=name)
+
+
+def test_whole_numbers_are_numbers():
+    whole = of(channels="BGR", scale=2, mean=(104, 117, 123), std=(1, 2, 3))
+    exact = of(channels="BGR", scale=2.0, mean=(104.0, 117.0, 123.0), std=(1.0, 2.0, 3.0))
+    pixels = tf.constant(picture(2, 2), tf.float32)
+    np.testing.assert_array_equal(whole.normalized(pixels), exact.normalized(pixels))
+    np.testing.assert_array_equal(whole.pictures(pixels / 3), exact.pictures(pixels / 3))
+
+
+@pytest.mark.parametrize("options", [{}, BGR, TORCH, INCEPTION], ids=["RGB", "BGR", "torch", "Inception"])
+def test_pictures_inverts_normalized(options):
+    greys = np.arange(256, dtype=np.uint8)
+    images = np.stack([greys, np.roll(greys, 80), greys[::-1]], -1).reshape(2, 16, 8, 3)
+    preprocessing = of(**options)
+    back = preprocessing.pictures(preprocessing.normalized(tf.constant(images, tf.float32)))
+    assert back.dtype == tf.uint8
+    np.testing.assert_array_equal(back, images)
+
+
+def test_pictures_rounds_and_saturates():
+    """Values between or beyond the grey levels: to the nearest, and never round the corner."""
+    inputs = tf.constant([[[[-30.0, 0.4, 0.6], [254.6, 255.4, 300.0]]]])
+    np.testing.assert_array_equal(of().pictures(inputs), [[[[0, 0, 1], [255, 255, 255]]]])
+
+
+def test_to_json():
+    preprocessing = of(227, 256, keep_aspect=False, antialias=False, **BGR)
+    back = json.loads(json.dumps(preprocessing.to_json()))
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(preprocessing).items()}
+    assert back == fields
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": "GBR"}, "channels must be 'RGB' or 'BGR', not 'GBR'"),
+        ({"channels": "rgb"}, "channels must be 'RGB' or 'BGR', not 'rgb'"),
+        ({"crop": 9, "resize": 8}, "cannot crop 9 pixels out of 8"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        of(**options)
