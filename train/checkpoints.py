@@ -87,7 +87,8 @@ def latest(logdir: str) -> Checkpoint:
             return read(path)
         except UserError as error:
             warnings.warn(f"{error}; taking the checkpoint before it", stacklevel=2)
-    raise UserError(f"{logdir}: has no checkpoint that can be read" if found else f"{logdir}: has no checkpoints")
+    what = "no checkpoint that can be read" if found else "no checkpoints"
+    raise UserError(f"{logdir}: has {what}; name another run's log folder, or start the run anew")
 
 
 def best(source: str) -> Checkpoint:

@@ -84,26 +84,36 @@ class Evaluation:
         return [head, *rows]
 
 
+class Evaluator:
+    """Judges a network again and again, as it trains; traced once."""
+
+    def __init__(self, net: Any) -> None:
+        def judge(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            logits = net(images)
+            loss = tf.reduce_sum(softmax_cross_entropy(labels, logits))
+            within = tf.math.in_top_k(labels, logits, min(5, logits.shape[-1]))
+            return loss, tf.argmax(logits, 1, tf.int32), tf.math.count_nonzero(within)
+
+        pictures = tf.TensorSpec([None, *net.input_shape], tf.float32)
+        self._judge = tf.function(judge, input_signature=[pictures, tf.TensorSpec([None], tf.int32)])
+
+    def evaluate(self, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
+        """Runs every picture of `batches` through the network; `progress` is told how many each batch had."""
+        classes = batches.records.num_classes
+        confusion = np.zeros((classes, classes), np.int64)
+        losses, top5 = 0.0, 0
+        for batch in batches.epoch(0):
+            loss, predicted, within = self._judge(batch.images, batch.labels)
+            np.add.at(confusion, (batch.labels.numpy(), predicted.numpy()), 1)
+            losses, top5 = losses + float(loss), top5 + int(within)
+            progress(len(batch.indices))
+        mean = losses / max(int(confusion.sum()), 1)
+        return Evaluation(mean, confusion, top5, batches.records.class_names, dict(batches.skipped))
+
+
 def evaluate(net: Any, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
-    """Runs every picture of `batches` through `net`; `progress` is told how many each batch had."""
-    classes = batches.records.num_classes
-    confusion = np.zeros((classes, classes), np.int64)
-    losses, top5 = 0.0, 0
-
-    @tf.function(input_signature=[tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([None], tf.int32)])
-    def judge(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        logits = net(images)
-        loss = tf.reduce_sum(softmax_cross_entropy(labels, logits))
-        within = tf.math.in_top_k(labels, logits, min(5, classes))
-        return loss, tf.argmax(logits, 1, tf.int32), tf.math.count_nonzero(within)
-
-    for batch in batches.epoch(0):
-        loss, predicted, within = judge(batch.images, batch.labels)
-        np.add.at(confusion, (batch.labels.numpy(), predicted.numpy()), 1)
-        losses, top5 = losses + float(loss), top5 + int(within)
-        progress(len(batch.indices))
-    mean = losses / max(int(confusion.sum()), 1)
-    return Evaluation(mean, confusion, top5, batches.records.class_names, dict(batches.skipped))
+    """What `Evaluator(net).evaluate` gives, for a network that is judged once."""
+    return Evaluator(net).evaluate(batches, progress)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from barenets import UserError, nets, weights
 from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints, data, inspect
-from barenets.train.evaluate import Evaluation, evaluate
+from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
 from barenets.train.model import preprocessing_for
 from barenets.train.optimizers import OPTIMIZERS, schedule
@@ -74,15 +74,18 @@ class Settings:
     logdir: str = "runs/finetune"
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "epochs": 1,
-            "batch_size": 1,
-            "keep": 1,
-            "summary_every": 0,
-            "checkpoint_every": 0,
-        }.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        for name, least in {"epochs": 1, "batch_size": 1, "keep": 1, "summary_every": 0, "checkpoint_every": 0}.items():
+            self._require(name, getattr(self, name) >= least, f"at least {least}")
+        for name in ("decay_every", "warm_up", "weight_decay"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("dropout", "momentum"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
+        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise UserError(f"--{name.replace('_', '-')} must be {what}, got {getattr(self, name)}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -187,6 +190,7 @@ class Run:
         elif s.reinit:
             raise UserError("--reinit starts layers afresh instead of loading them; without --weights all of them are")
 
+        self.evaluator = Evaluator(self.net)
         trained = trained_variables(self.net, s.layers)
         options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
         if s.optimizer not in OPTIMIZERS:
@@ -362,7 +366,7 @@ def train(run: Run, progress: Progress) -> Result:
 def _validate(run: Run, writer: SummaryWriter, progress: Progress) -> Evaluation:
     assert run.validation
     with progress.pictures("validation", len(run.validation.records)) as advance:
-        result = evaluate(run.net, run.validation, advance)
+        result = run.evaluator.evaluate(run.validation, advance)
     scalars = {"validation/top1": result.top1, "validation/top5": result.top5, "validation/loss": result.loss}
     writer.write(scalars, {}, run.step)
     return result

@@ -140,19 +140,22 @@ def draw_gradients(history: History, path: str, title: str) -> None:
         (panels[0], "rms", "gradient, root mean square"),
         (panels[1], "update_ratio", "update / weight, norms"),
     ):
+        logarithmic = False
         for kind, colour in (("weights", "tab:blue"), ("biases", "tab:orange")):
             of_kind = [name for name in names if name.endswith("/" + kind)]
             across = [layers.index(name.rpartition("/")[0]) for name in of_kind]
             if not of_kind:
                 continue
             series = np.array([[history[step][name][quantity] for step in sorted(history)] for name in of_kind])
+            logarithmic |= bool((series > 0).any())
             start = [history[first][name][quantity] for name in of_kind]
             now = [_median(history, last, name, quantity) for name in of_kind]
             low, high = np.nanpercentile(series, [10, 90], axis=1)
             panel.plot(across, start, "o:", color=colour, alpha=0.6, label=f"{kind}, first step")
             panel.plot(across, now, "o-", color=colour, label=f"{kind}, at the end")
             panel.fill_between(across, low, high, color=colour, alpha=0.15, label=f"{kind}, 10–90 % of steps")
-        panel.set_yscale("log", nonpositive="mask")
+        if logarithmic:
+            panel.set_yscale("log", nonpositive="mask")
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
     panels[1].axhline(1e-3, color="grey", linestyle="--", linewidth=1)

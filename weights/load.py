@@ -78,9 +78,9 @@ def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str =
 
     differences = []
     if missing := [name for name in ours if name not in theirs]:
-        differences.append(f"the file lacks {', '.join(missing)}")
+        differences.append(f"the file lacks {_names(missing)}")
     if unknown := [name for name in theirs if name not in ours]:
-        differences.append(f"the network lacks {', '.join(unknown)}")
+        differences.append(f"the network lacks {_names(unknown)}")
     differences += [
         f"{name} is {_shape(theirs[name])} in the file and {_shape(shape)} in the network"
         for name, shape in ours.items()
@@ -94,6 +94,11 @@ def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str =
         )
     rows = ((name, shape, "skipped" if name in skipped else "loaded") for name, shape in variables.items())
     return LoadReport(origin, tuple(rows))
+
+
+def _names(names: list[str]) -> str:
+    # Those of a file may hold line breaks and control characters.
+    return ", ".join(name if name.isprintable() else repr(name) for name in names)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

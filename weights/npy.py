@@ -10,6 +10,7 @@ They hold HWIO kernels and dense kernels whose rows are in height, width, channe
 """
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -53,45 +54,65 @@ def read_npy(path: str) -> dict[str, np.ndarray]:
     if bytes(view[:6]) == npy_format.MAGIC_PREFIX:
         view = _pickle_inside(view, refuse)
     content = loads(view, refuse)
-    while isinstance(content, Array) or (isinstance(content, list) and len(content) == 1):
-        content = content.value if isinstance(content, Array) else content[0]
+    for _ in range(2):  # an object array holds a list of the dict; a list may hold itself
+        if isinstance(content, Array):
+            content = content.value
+        elif isinstance(content, list) and len(content) == 1:
+            content = content[0]
     if not isinstance(content, dict):
         raise refuse(f"it holds a {type(content).__name__} where a dict of layers was expected")
     arrays: dict[str, np.ndarray] = {}
-    _collect(content, (), arrays, refuse)
+    _collect(content, (), arrays, set(), refuse)
     if not arrays:
         raise refuse("it holds no arrays")
     return arrays
 
 
-def _pickle_inside(view: memoryview, refuse: Any) -> memoryview:
+def _header(view: memoryview) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether in Fortran's order, type, and where the content starts; raises whatever NumPy raises."""
     header = io.BytesIO(bytes(view[: 1 << 16]))
+    version = npy_format.read_magic(header)
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    return (*read(header), header.tell())
+
+
+def _array_inside(view: memoryview) -> np.ndarray:
+    shape, fortran, dtype, start = _header(view)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if math.prod(shape) * dtype.itemsize != len(view) - start:  # before anything of that size is made
+        raise ValueError(f"an array of shape {shape} and type {dtype} does not fill its {len(view) - start} bytes")
+    return np.frombuffer(view[start:], dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _pickle_inside(view: memoryview, refuse: Any) -> memoryview:
     try:
-        version = npy_format.read_magic(header)
-        read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, _, dtype = read(header)
+        shape, _, dtype, start = _header(view)
     except Exception as error:
-        raise refuse(f"its header is not that of a .npy ({error})") from None
+        raise refuse(f"its header is not that of a .npy ({str(error).splitlines()[0]})") from None
     if dtype.hasobject and shape == ():
-        return view[header.tell() :]
+        return view[start:]
     raise refuse(f"it holds one {dtype} array of shape {shape} where a dict of layers was expected")
 
 
-def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray], refuse: Any) -> None:
+def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray], seen: set[int], refuse: Any) -> None:
     """Flattens dicts and lists of arrays into `arrays`, the way of each array as its name."""
     name = "/".join(path)
     if isinstance(content, Array):
         content = content.value
     if isinstance(content, np.ndarray):
         if name in arrays:
-            raise refuse(f"it holds {name} twice")
+            raise refuse(f"it holds {name!r} twice")
         arrays[name] = content
     elif isinstance(content, (dict, list, tuple)) and len(path) < 8:
+        if id(content) in seen:  # a kilobyte of lists within lists has 100^7 ways through it
+            raise refuse(f"it holds one {type(content).__name__} in two places")
+        seen.add(id(content))
         items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
             key = key.decode("latin1") if isinstance(key, bytes) else str(key)
             # Only a layer's own arrays are renamed: a layer may be called "0" or "scale".
-            _collect(value, (*path, _NAMES.get(key, key) if path else key), arrays, refuse)
+            _collect(value, (*path, _NAMES.get(key, key) if path else key), arrays, seen, refuse)
     else:
         raise refuse(f"it holds a {type(content).__name__} at {name or 'its top'!r} where an array was expected")
 
@@ -106,11 +127,14 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     Of a training checkpoint only the weights are given. Raises UserError for a damaged archive and for an
     entry that holds Python objects.
     """
-    arrays = {
-        _canonical(key): array
-        for key, array in read_archive(path).items()
-        if key != STATE and not key.startswith(OPTIMIZER)
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for key, array in read_archive(path).items():
+        if key == STATE or key.startswith(OPTIMIZER):
+            continue
+        name = _canonical(key)
+        if name in arrays:
+            raise UserError(f"{path}: refused, it holds {name!r} twice")
+        arrays[name] = array
     if not arrays:
         raise UserError(f"{path}: refused, it holds no arrays")
     return arrays
@@ -118,11 +142,25 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 
 def read_archive(path: str) -> dict[str, np.ndarray]:
     """Entry -> array of a `.npz`, each checked against the archive's checksum. Raises UserError."""
-    try:
-        with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
-        raise UserError(f"{path}: refused, it is no sound .npz ({error})") from None
+    arrays, entry = {}, ""
+    with files.opened(path) as file:
+        try:
+            file.seek(0, io.SEEK_END)
+            size = file.tell()
+            with zipfile.ZipFile(file) as archive:
+                for info in archive.infolist():
+                    entry = info.filename
+                    # What np.savez writes; zlib makes at most 1032 bytes of one. zipfile believes any number.
+                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError("it is compressed in another way than np.savez_compressed does")
+                    if info.compress_size > size or info.file_size > 1032 * info.compress_size:
+                        raise ValueError(f"it cannot unpack to {info.file_size} bytes")
+                    # Whole: the checksum is compared where the entry ends, which its header may deny.
+                    arrays[entry.removesuffix(".npy")] = _array_inside(memoryview(archive.read(entry)))
+        except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen kinds
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path}: refused, it is no sound .npz ({entry!r}: {reason!r:.300})") from None
+    return arrays
 
 
 def _canonical(key: str) -> str:
@@ -137,8 +175,11 @@ def _canonical(key: str) -> str:
 
 def write_npz(path: str, arrays: Arrays) -> None:
     """Writes `arrays` under their canonical names, whole or not at all."""
-    with files.replacing(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    # np.savez has options of its own, which arrays must not be named after.
+    with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                npy_format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def write_npy(path: str, arrays: Arrays) -> None:

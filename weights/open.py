@@ -21,8 +21,10 @@ def read(source: str) -> dict[str, np.ndarray]:
     entry = known(source)
     path = fetch.fetch(source) if entry else source
     start = bytes(files.view(path)[:8])
-    if start.startswith(b"PK"):
-        arrays = read_torch(path) if is_torch(path) else read_npz(path)
+    if is_torch(path):
+        arrays = read_torch(path)
+    elif start.startswith(b"PK"):
+        arrays = read_npz(path)
     elif start.startswith((b"\x93NUMPY", b"\x80")):
         arrays = read_npy(path)
     else:

@@ -10,7 +10,7 @@ nor memory.
 import math
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -58,19 +58,30 @@ class _Dtype(Stateful):
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    dtype, shape = dtype.numpy(), tuple(int(side) for side in shape)
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+    dtype = dtype.numpy()
+    # Bounded before it is multiplied or printed: a million sides take minutes.
+    if not isinstance(shape, tuple) or len(shape) > 64 or not all(map(_is_side, shape)):
+        raise UserError("an array has a shape that is none")
+    if math.prod(shape) * dtype.itemsize != len(data):
         raise UserError(f"an array of shape {shape} and type {dtype} does not fill its {len(data)} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and 0 <= side < 1 << 63
 
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> Array:
     return Array()
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
+    # NumPy 2.3 and later: order K is C order before a transposition.
     array = Array()
-    array.value = _array(data, dtype, shape, _text(order))
+    order = _text(order)
+    array.value = _array(data, dtype, shape, "C" if order == "K" else order)
+    if order == "K" and axes is not None:
+        array.value = array.value.transpose(axes)
     return array
 
 
@@ -82,11 +93,29 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # How Python 3 writes bytes for protocol 2.
     if _text(encoding) not in ("latin1", "latin-1"):
         raise UserError(f"it encodes text as {encoding!r}")
-    return str(text).encode("latin1")
+    if not isinstance(text, str):
+        raise UserError(f"it encodes a {type(text).__name__}")
+    return text.encode("latin1")
 
 
 def _text(value: Any) -> str:
-    return bytes(value).decode("latin1") if isinstance(value, (bytes, memoryview)) else str(value)
+    # Never str() of anything else: sixty nested tuples can be made to print as 2^60.
+    if not isinstance(value, (str, bytes)) or len(value) > 32:
+        raise UserError(f"it has a {type(value).__name__} where a short text was expected")
+    return value.decode("latin1") if isinstance(value, bytes) else value
+
+
+def keys(names: Iterable[Any]) -> None:
+    """Refuses keys but text and numbers: hashing nested tuples takes forever, or overruns the stack."""
+    for name in names:
+        if not (isinstance(name, (str, bytes)) or (isinstance(name, int) and name.bit_length() < 64)):
+            raise UserError(f"it has a {type(name).__name__} where the name of an array was expected")
+
+
+def mapping(pairs: Any = ()) -> dict[Any, Any]:
+    """What stands in for OrderedDict; Python 2 gave it the pairs."""
+    keys(key for key, _ in pairs)
+    return dict(pairs)
 
 
 Admitted = Mapping[tuple[str, str], Any]
@@ -96,7 +125,8 @@ _ADMITTED: Admitted = {
     ("numpy", "ndarray"): "numpy.ndarray",
     ("numpy", "dtype"): lambda *state: _Dtype(*state),
     ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): lambda pairs=(): dict(pairs),
+    ("collections", "OrderedDict"): mapping,
+    ("__builtin__", "bytes"): lambda: b"",  # how Python 3 writes no bytes for protocol 2
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
@@ -120,6 +150,8 @@ class _Stream:
         # Names and numbers in text form; nothing legitimate is longer than a window.
         start = bytes(self.view[self.at : self.at + _WINDOW])
         line, newline, _ = start.partition(b"\n")
+        if not newline:
+            raise UserError("it has a line of more than 4096 bytes; save it again with pickle protocol 2 or later")
         self.at += len(line) + len(newline)
         return line + newline
 
@@ -139,6 +171,7 @@ class _Unpickler(_PythonUnpickler):
         super().__init__(_Stream(view), encoding="bytes")
         self._admitted = {**_ADMITTED, **admitted}
         self._persistent = persistent
+        self._room = len(view) + (1 << 20)  # for what functions make; each uses a part of the stream once
 
     def find_class(self, module: Any, name: Any) -> Any:
         try:
@@ -155,6 +188,25 @@ class _Unpickler(_PythonUnpickler):
     def get_extension(self, code: int) -> None:
         raise UserError(f"it asks for the registered object {code}, which is no array")
 
+    def load_reduce(self) -> None:
+        arguments = self.stack[-1]
+        self._room -= sum(len(part) for part in arguments if hasattr(part, "__len__"))
+        if self._room < 0:
+            raise UserError("it makes more out of its parts than it holds")
+        super().load_reduce()
+
+    def load_dict(self) -> None:
+        keys(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self) -> None:
+        keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        keys(self.stack[::2])
+        super().load_setitems()
+
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
@@ -166,7 +218,13 @@ class _Unpickler(_PythonUnpickler):
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(size))
 
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.BUILD[0]] = load_build
+    for _set in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS):
+        del dispatch[_set[0]]
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 

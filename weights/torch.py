@@ -19,7 +19,7 @@ import numpy as np
 
 from barenets import UserError
 from barenets.weights import files
-from barenets.weights.pickles import Stateful, loads
+from barenets.weights.pickles import Stateful, loads, mapping
 
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py MAGIC_NUMBER, pickled
 
@@ -153,7 +153,7 @@ def _tensors(view: memoryview, members: Members) -> Any:
         return np.ndarray(size, numbers.dtype, numbers, offset * numbers.itemsize, strides)  # checks again
 
     admitted = {
-        ("collections", "OrderedDict"): lambda pairs=(): _Dict(pairs),
+        ("collections", "OrderedDict"): lambda pairs=(): _Dict(mapping(pairs)),
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         **{("torch", name): dtype for name, dtype in _DTYPES.items()},

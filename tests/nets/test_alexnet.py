@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from barenets import weights as weight_files
 from barenets.nets import AlexNet
 from barenets.ops import layer_table, local_response_normalization, named_variables, softmax_cross_entropy
 from tests.nets import prototxt
 from tests.nets.parity import agrees, caffe_layers, nhwc, opencv_network, opencv_outputs
+from tests.weights import python2
 
 CAFFE = {"alexnet": prototxt.bvlc_alexnet, "caffenet": prototxt.bvlc_reference_caffenet}
 
@@ -50,10 +52,16 @@ def random_weights(variables, seed=0):
     return weights
 
 
-def with_random_weights(net):
-    variables = named_variables(net)
-    for name, value in random_weights(variables).items():
-        variables[name].assign(value)
+def with_random_weights(net, folder):
+    """Loaded from a file such as bvlc_alexnet.npy: `{b'conv1': [W, b], ...}` as Python 2 wrote it."""
+    arrays = random_weights(named_variables(net))
+    layers = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
+    path = folder / "weights.npy"
+    path.write_bytes(
+        python2.npy({name.encode(): [arrays[f"{name}/weights"], arrays[f"{name}/biases"]] for name in layers})
+    )
+    assert len(weight_files.load(net, str(path)).loaded) == len(arrays)
+    path.unlink()
     return net
 
 
@@ -87,9 +95,10 @@ def gradients(net, x):
 
 
 @pytest.fixture(scope="module")
-def nets():
-    """variant -> the network with random weights, each made once."""
-    return functools.cache(lambda variant: with_random_weights(AlexNet(1000, variant)))
+def nets(tmp_path_factory):
+    """variant -> the network with random weights out of an .npy, each made once."""
+    folder = tmp_path_factory.mktemp("weights")
+    return functools.cache(lambda variant: with_random_weights(AlexNet(1000, variant), folder))
 
 
 # Parity with OpenCV's Caffe importer
@@ -97,8 +106,10 @@ def nets():
 
 @pytest.fixture(scope="module")
 def opencv(nets):
-    """variant -> OpenCV's network with the weights of ours, each imported once."""
-    return functools.cache(lambda variant: opencv_network(CAFFE[variant](), values(nets(variant))))
+    """variant -> OpenCV's network with the weights that the file of ours was made of, each imported once."""
+    return functools.cache(
+        lambda variant: opencv_network(CAFFE[variant](), random_weights(named_variables(nets(variant))))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -220,11 +231,11 @@ def test_agrees_with_torch(nets, variant):
     agrees(torch_names(gradients(net, x)), expected, GRADIENT)
 
 
-def test_plain_agrees_with_keras():
+def test_plain_agrees_with_keras(tmp_path):
     import keras
     from keras.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D
 
-    net = with_random_weights(AlexNet(10, "plain", channels=1))
+    net = with_random_weights(AlexNet(10, "plain", channels=1), tmp_path)
     same = {"padding": "same", "activation": "relu"}
     model = keras.Sequential(
         [

@@ -1,0 +1,37 @@
+# Each target sets up what it needs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weights; ARGS='--train ... --weights ...'
+	$(BIN)/barenets demo $(if $(REAL),--real) $(ARGS)
+
+test: .venv/test  ## everything but the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/dev  ## lint, types, and the slow tests, packaging among them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/dev  ## every speed figure that is claimed, into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
+
+.venv/base: setup.cfg
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/test: .venv/base
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+# torch is the reference of some tests; they skip without it.
+.venv/dev: .venv/test
+	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]' torch==2.13.0
+	touch $@

@@ -1,0 +1,77 @@
+"""`python -m tests.train.tiny ARGUMENTS`: the program with one more network, `tiny`, so that a run takes seconds.
+
+KILL=name:n in the environment kills the process, as `kill -9` does, at the n-th call of a function.
+"""
+
+import os
+import signal
+import sys
+from functools import partial
+
+import tensorflow as tf
+
+from barenets import nets
+from barenets.ops import Conv2D, Dense, dropout, fold_in, layers, max_pool
+from barenets.train import checkpoints, evaluate, finetune, loop
+from barenets.weights import files
+
+
+class Tiny(tf.Module):
+    """conv1 → relu1 → pool1 → fc2 → relu2 → drop2 → fc3, on 16×16 pictures."""
+
+    input_shape = (16, 16, 3)
+
+    def __init__(self, num_classes=2, variant="tiny", *, dropout_rate=0.5, seed=0):
+        super().__init__()
+        self._rate = dropout_rate
+        self.conv1 = Conv2D(3, 4, 3, stride=2, seed=(seed, 1))
+        self.fc2 = Dense(4 * 4 * 4, 8, seed=(seed, 2))
+        self.fc3 = Dense(8, num_classes, seed=(seed, 3))
+
+    def __call__(self, x, *, train=False, rng=None, tap=None):
+        layer = layers(tap)
+        x = layer("conv1", self.conv1, x)
+        x = layer("relu1", tf.nn.relu, x)
+        x = layer("pool1", partial(max_pool, size=2, stride=2), x)
+        x = layer("fc2", self.fc2, tf.reshape(x, [-1, 64]))
+        x = layer("relu2", tf.nn.relu, x)
+        if train:
+            x = layer("drop2", partial(dropout, rate=self._rate, rng=fold_in(rng, "drop2")), x)
+        return layer("fc3", self.fc3, x)
+
+
+NETWORK = (Tiny, ("tiny",))
+
+# Where a run can be struck: before a step, in the middle of a file, before and after it gets its name, ...
+PLACES = {
+    "step": (loop.Trainer, "step"),
+    "write": (files._Writer, "write"),
+    "rename": (tf.io.gfile, "rename"),
+    "prune": (checkpoints, "prune"),
+    "validate": (evaluate.Evaluator, "evaluate"),
+    "save": (finetune.Run, "save"),
+}
+
+
+def kill_at(place: str, call: int) -> None:
+    owner, name = PLACES[place]
+    original, calls = getattr(owner, name), 0
+
+    def struck(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, struck)
+
+
+if __name__ == "__main__":
+    from barenets.train.cli import main
+
+    nets.NETWORKS["tiny"] = NETWORK
+    if "KILL" in os.environ:
+        place, _, call = os.environ["KILL"].partition(":")
+        kill_at(place, int(call))
+    sys.exit(main())
