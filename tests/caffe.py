@@ -14,9 +14,7 @@ def caffemodel(layers: dict[str, tuple[str, list[np.ndarray]]]) -> bytes:
     return b"".join(
         _field(
             100,
-            _field(1, name.encode())
-            + _field(2, kind.encode())
-            + b"".join(_field(7, _blob(b)) for b in blobs),
+            _field(1, name.encode()) + _field(2, kind.encode()) + b"".join(_field(7, _blob(b)) for b in blobs),
         )
         for name, (kind, blobs) in layers.items()
     )

@@ -169,13 +169,21 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         _demo,
         "see the main job at work in a few minutes, with nothing but this package",
-        "Trains on pictures that it draws itself, or on yours (--train, --val), from scratch or from --weights.",
+        "Trains on patterns that it draws itself, or on your pictures, from scratch or from weights.\n\n"
+        "  barenets demo                                              # nothing is downloaded\n"
+        "  barenets demo --real                                       # fetches ImageNet weights\n"
+        "  barenets demo --weights bvlc_alexnet.npy --train pictures/train --val pictures/val",
     )
     demo.add_argument("--weights", metavar="FILE_OR_NAME", help="weights to start from; scratch if not given")
+    demo.add_argument("--real", action="store_true", help="fetch real weights, whichever can be had, to start from")
     demo.add_argument("--train", metavar="LIST_OR_FOLDER", help="your own pictures instead of drawn ones")
-    demo.add_argument("--val", metavar="LIST_OR_FOLDER", help="pictures to validate on")
-    demo.add_argument("--logdir", default="runs/demo", metavar="DIR", help="default runs/demo")
-    demo.add_argument("--real", action="store_true", help="fetch real convolution weights and fine-tune from them")
+    demo.add_argument("--val", metavar="LIST_OR_FOLDER", help="pictures to validate on, where --train is given")
+    demo.add_argument(
+        "--logdir",
+        default="runs/demo",
+        metavar="DIR",
+        help="where all goes (default runs/demo); where a run is already, DIR-2, DIR-3, ... is taken",
+    )
     return parser
 
 

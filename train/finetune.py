@@ -76,7 +76,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in {"epochs": 1, "batch_size": 1, "keep": 1, "summary_every": 0, "checkpoint_every": 0}.items():
             self._require(name, getattr(self, name) >= least, f"at least {least}")
-        for name in ("decay_every", "warm_up", "weight_decay"):
+        for name in ("seed", "decay_every", "warm_up", "weight_decay"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("dropout", "momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")

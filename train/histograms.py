@@ -51,6 +51,7 @@ def _edges() -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):
         inner = (numbers << np.uint32(_SHIFT)).view(np.float32).astype(np.float64)
         outer = ((numbers + 1) << np.uint32(_SHIFT)).view(np.float32).astype(np.float64)
+    outer = np.clip(outer, -(2.0**128), 2.0**128)  # at infinity it would make TensorBoard's percentiles infinite
     positive = numbers < BINS // 2
     return np.where(positive, inner, outer), np.where(positive, outer, inner)
 
@@ -100,7 +101,7 @@ class Histogram:
         return int(self.counts[_INFINITE].sum())
 
     def rows(self) -> np.ndarray:
-        """float64 [k, 3] of left edge, right edge and count, ascending, as TensorBoard reads them.
+        """float64 [k, 3] of left edge, right edge and count, ascending and without gaps, for TensorBoard.
 
         NaN and infinities have no place on the axis and are left out; zeros are a bin of their own. Counts
         of a sample are scaled up to the whole tensor. [0, 3] if nothing is finite.
@@ -109,4 +110,8 @@ class Histogram:
         rows = np.stack([_LEFT[_ORDER], _RIGHT[_ORDER], self.counts[_ORDER] * scale], 1)
         zero = [[-_RIGHT[0], _RIGHT[0], self.counts[_ZERO].sum() * scale]]
         rows = np.concatenate([rows[:_BEFORE_ZERO], zero, rows[_BEFORE_ZERO:]])
-        return rows[rows[:, 2] > 0]
+        rows = rows[rows[:, 2] > 0]
+        # One empty bin in each gap: TensorBoard takes a bin to end where the next one begins.
+        gaps = np.flatnonzero(rows[1:, 0] > rows[:-1, 1])
+        empty = np.stack([rows[gaps, 1], rows[gaps + 1, 0], np.zeros(len(gaps))], 1)
+        return np.insert(rows, gaps + 1, empty, axis=0)

@@ -28,7 +28,7 @@ from barenets.train.histograms import Histogram
 class SummaryWriter:
     """Writes an event file in the folder `logdir`; encoding and the disk are left to a thread.
 
-    Starting at a `step` above 0 tells TensorBoard to forget what an interrupted run wrote from there on.
+    TensorBoard forgets what an interrupted run in the folder wrote from `step` on.
     If the disk fails, the next call raises UserError.
     """
 
@@ -46,8 +46,8 @@ class SummaryWriter:
         self._queue: queue.Queue[Callable[[], Event] | None] = queue.Queue(maxsize=64)
         self._thread = threading.Thread(target=self._work, name="summaries", daemon=True)
         self._thread.start()
-        if step:
-            self._put(lambda: Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        # Also at step 0: TensorBoard takes a run's first START for its beginning, only the next for a restart.
+        self._put(lambda: Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], step: int) -> None:
         """One point, and one histogram, for each tag."""
@@ -88,6 +88,8 @@ class SummaryWriter:
 
     def _put(self, event: Callable[[], Event]) -> None:
         self._check()
+        if not self._thread.is_alive():
+            raise ValueError(f"{self._path} is closed")
         self._queue.put(event)
 
     def _check(self) -> None:

@@ -117,7 +117,7 @@ def test_settings_survive_json():
 
 def test_divergence_names_the_layer_and_keeps_the_checkpoint_before(folder, tmp_path, capsys):
     arguments = ["--train", folder / "train", "--net", "tiny", "--logdir", tmp_path, "--batch-size", 8]
-    status, out, err = call(capsys, "finetune", *arguments, "--learning-rate", "1e30", "--epochs", 3, "--dropout", 0)
+    status, _, err = call(capsys, "finetune", *arguments, "--learning-rate", "1e30", "--epochs", 3, "--dropout", 0)
     assert status == 1
     assert "not a finite number, first in the " in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -139,7 +139,7 @@ def test_corrupt_picture_stops_or_is_listed(folder, tmp_path, capsys):
     status, _, err = call(capsys, *arguments, "--logdir", tmp_path / "a")
     assert status == 2
     assert f"{pictures}/above/2.jpg: cannot be read as a picture" in err.splitlines()[-1]
-    status, out, err = call(capsys, *arguments, "--logdir", tmp_path / "b", "--on-error", "skip")
+    status, _, err = call(capsys, *arguments, "--logdir", tmp_path / "b", "--on-error", "skip")
     assert status == 0
     assert f"not read: {pictures}/above/2.jpg" in err
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from barenets import UserError
 from barenets.train.data import records
+from barenets.train.data.pipeline import reason
 from barenets.train.data.records import Records
 
 _THREADS = 4  # each holds one decoded picture, and nothing else does
@@ -176,8 +177,7 @@ def _open(path: str) -> tuple[bytes, tuple[int, int] | None, Problem | None]:
         # Three channels, as training decodes: there are files that only fail so.
         height, width, _ = tf.io.decode_image(content, channels=3, expand_animations=False).shape
     except tf.errors.OpError as error:
-        reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message)  # without TensorFlow's node names
-        return useless("unreadable", f"{kind} that cannot be decoded ({reason})")
+        return useless("unreadable", f"{kind} that cannot be decoded ({reason(error)})")
 
     named = _EXTENSIONS.get(path.rpartition(".")[2].lower(), kind)
     misnamed = Problem("misnamed", f"{path}: {kind} under the name of {named}", (path,))

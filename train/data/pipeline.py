@@ -5,6 +5,7 @@ place and gives the same batches. What is shuffled is the list of indices; memor
 pictures than two prefetched batches and the one or two that are being decoded.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -70,7 +71,7 @@ class Batches:
                 break
             except tf.errors.OpError as error:
                 self._name_culprit(order[position:])
-                raise UserError(f"{self.records.source}: cannot be read ({error.message})") from error
+                raise UserError(f"{self.records.source}: cannot be read ({reason(error)})") from error
             read = indices.numpy()
             end = int(place[read[-1]]) + 1
             self._note_skipped(set(order[position:end]) - set(read))
@@ -126,5 +127,10 @@ def unreadable(path: str) -> str | None:
     except tf.errors.NotFoundError:
         return "there is no such file"
     except tf.errors.OpError as error:
-        return error.message.splitlines()[0].removesuffix(" [Op:DecodeImage]")[:200]
+        return reason(error)
     return None
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """What TensorFlow says went wrong, in one line and without the names of its nodes."""
+    return re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])[:200]
