@@ -31,7 +31,7 @@ class Conv2D(tf.Module):
     groups, output channel o sees only the input channels of its own group (Krizhevsky et al. 2012,
     figure 2: the two GPUs): the input is split, convolved and put together again. `tf.nn.conv2d` takes
     the shallower kernel as it is, too, but its gradient on a CPU then depends on how TensorFlow was
-    built and on the CPU, and where it works it is no faster (benchmarks/step_time.py).
+    built and on the CPU, and where it works it is no faster (benchmarks/grouped_conv.py).
 
     `x` is [N, H, W, in_channels]; the result [N, H', W', out_channels], where
     H' = floor((H + 2p − size) / stride) + 1 for integer padding.
