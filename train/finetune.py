@@ -112,7 +112,7 @@ class Result:
     best: Mapping[str, float] | None
     """`step` and `top1` of the checkpoint that validated best."""
     history: inspect.History
-    """The sizes of each trained variable's gradient at the watched steps of this process."""
+    """The sizes of each trained variable's gradient at the first and the last watched steps of this process."""
     picture: str | None
     """Path of a picture of `history`."""
     interrupted: bool
@@ -153,6 +153,10 @@ class Result:
         return "\n".join(lines)
 
 
+_REMEMBERED = 1000
+"""Watched steps whose sizes a run keeps in memory; TensorBoard's files have all of them."""
+
+
 class Run:
     """A network and its data at some step of a run, from scratch, from weights or from a checkpoint."""
 
@@ -161,15 +165,24 @@ class Run:
         state = checkpoint.state if checkpoint else {}
         self.step, self.epoch, self.position = (state.get(key, 0) for key in ("step", "epoch", "position"))
         self.best: dict[str, float] | None = state.get("best")
+        self.path = checkpoint.path if checkpoint else ""
 
         self.records = data.read(s.train, state.get("class_names") or s.class_names)
+        if self.records.fingerprint != state.get("pictures", self.records.fingerprint):
+            raise UserError(
+                f"{s.train}: holds other pictures, or other labels, than when the run in {s.logdir} began; "
+                "put them back, or start a new run"
+            )
         self.class_names = self.records.class_names
         if len(self.class_names) < 2:
             raise UserError(f"{s.train}: has one class only, {self.class_names[0]!r}; there is nothing to tell apart")
         self.net = nets.build(
             s.net, num_classes=len(self.class_names), variant=s.variant, dropout_rate=s.dropout, seed=s.seed
         )
-        self.preprocessing = s.preprocessing or preprocessing_for(s.weights, s.net, s.variant, self.net)
+        if checkpoint:
+            self.preprocessing = Preprocessing(**state["preprocessing"])
+        else:
+            self.preprocessing = s.preprocessing or preprocessing_for(s.weights, s.net, s.variant, self.net)
         self.batches = data.Batches(
             self.records,
             self.preprocessing,
@@ -226,8 +239,8 @@ class Run:
         """Trained variable -> number of values, in the network's order."""
         return {name: int(np.prod(variable.shape)) for name, variable in self.trainer.trained.items()}
 
-    def save(self) -> str:
-        """Writes a checkpoint of this very state and drops those that are no longer kept."""
+    def save(self) -> None:
+        """Writes a checkpoint of this very state to `path` and drops those that are no longer kept."""
         folder = os.path.join(self.settings.logdir, checkpoints.FOLDER)
         state = {
             "net": self.settings.net,
@@ -236,13 +249,13 @@ class Run:
             "epoch": self.epoch,
             "position": self.position,
             "best": self.best,
+            "pictures": self.records.fingerprint,
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_json(),
             "settings": self.settings.to_json(),
         }
-        path = checkpoints.save(folder, self.step, self.net, self.optimizer, state)
+        self.path = checkpoints.save(folder, self.step, self.net, self.optimizer, state)
         checkpoints.prune(folder, self.settings.keep, int(self.best["step"]) if self.best else None)
-        return path
 
     def describe(self) -> str:
         """What the run starts with, for a person to check."""
@@ -295,7 +308,6 @@ def train(run: Run, progress: Progress) -> Result:
     started = time.monotonic()
     history: dict[int, dict[str, dict[str, float]]] = {}
     before = after = None
-    path = ""
     writer = SummaryWriter(s.logdir, run.step)
     try:
         if run.step == 0:
@@ -322,9 +334,11 @@ def train(run: Run, progress: Progress) -> Result:
                         writer.pictures("pictures", run.preprocessing.pictures(batch.images[:8]).numpy(), 0)
                     if watch:
                         history[run.step] = _write_step(writer, run, result, rate, count)
+                        if len(history) > _REMEMBERED:
+                            del history[list(history)[1]]  # the first step is shown beside the last
                     run.step, run.position = run.step + 1, batch.position
                     if interrupted or (s.checkpoint_every and run.step % s.checkpoint_every == 0):
-                        path = run.save()
+                        run.save()
                     if interrupted:
                         break
                 if interrupted:
@@ -337,7 +351,7 @@ def train(run: Run, progress: Progress) -> Result:
                     if run.best is None or after.top1 > run.best["top1"]:
                         run.best = {"step": run.step, "top1": after.top1}
                 bar.close(after.top1 if after else None)
-                path = run.save()
+                run.save()
     finally:
         writer.close()
     for skipped, reason in {
@@ -352,7 +366,7 @@ def train(run: Run, progress: Progress) -> Result:
     return Result(
         settings=s,
         step=run.step,
-        checkpoint=path,
+        checkpoint=run.path,
         before=before,
         after=after,
         best=run.best,

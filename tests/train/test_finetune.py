@@ -110,6 +110,15 @@ def test_keeps_the_last_and_the_best(folder, tmp_path):
     assert kept == {24, 30, int(result.best["step"])}
 
 
+def test_other_pictures_are_no_resumption(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", 4)
+    run, _ = trained(tmp_path, tmp_path / "log", train=str(pictures), val=None)
+    assert finetune.resume(str(tmp_path / "log")).preprocessing == run.preprocessing
+    (pictures / "above/9.jpg").write_bytes((pictures / "above/0.jpg").read_bytes())
+    with pytest.raises(UserError, match="holds other pictures"):
+        finetune.resume(str(tmp_path / "log"))
+
+
 def test_settings_survive_json():
     given = finetune.Settings(train="t", layers=("fc8",), rates={"fc8": 10.0}, clip_norm=1.0)
     assert finetune.Settings.from_json(json.loads(json.dumps(given.to_json()))) == given
