@@ -1,8 +1,8 @@
 """All benchmarks, one after the other, into benchmarks/RESULTS.md.
 
-    python -m benchmarks [--quick] [--out PATH] [NAME ...]
+    python -m benchmarks [--quick] [--rounds N] [--out PATH] [NAME ...]
 
-Takes most of an hour on two cores; nothing else should run meanwhile. With --quick, tiny sizes, only --out is written.
+Nothing else should run meanwhile. With --quick, tiny sizes, only --out is written.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: {' '.join(NAMES)})")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether they run, not how fast")
+    parser.add_argument("--rounds", type=int, help="rounds that count, in each (default: its own)")
     parser.add_argument("--out", type=Path, help="default: benchmarks/RESULTS.md if all run at full size")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES):
@@ -48,7 +49,8 @@ def main() -> int:
     failed = []
     for name in args.names or NAMES:
         try:
-            page += run(name, ["--quick"] if args.quick else [])
+            rounds = [] if args.rounds is None else ["--rounds", str(args.rounds)]
+            page += run(name, [*rounds, *(["--quick"] if args.quick else [])])
         except subprocess.CalledProcessError as error:
             failed.append(name)
             page += [f"## {name}", f"Failed with {error.returncode}."]

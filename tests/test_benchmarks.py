@@ -18,5 +18,4 @@ def test_quick(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "barenets" in done.stdout
-    assert json.loads(out.read_text())
+    assert all(table["rows"] for table in json.loads(out.read_text())["tables"])
