@@ -24,10 +24,10 @@ HEAD = ("fc6", "fc7", "fc8")
 SIDE = 256
 """Height and width of a drawn picture, in pixels."""
 
-SPLITS = {"train": 280, "val": 48}
+SPLITS = {"train": 240, "val": 48}
 """How many pictures of each class are drawn."""
 
-PASSES = {"scratch": 2800, "head": 2800}
+PASSES = {"scratch": 2400, "head": 2400}
 """How many pictures are trained on, counted anew in each epoch: what two cores do in a few minutes."""
 
 
@@ -200,7 +200,7 @@ def draw(folder: str, per_class: int, seed: int, split: str) -> None:
     and things that lie on it, all drawn alike for every class. Mean colours and thumbnails therefore say
     next to nothing about the class, no two pictures agree pixel by pixel, and the discs, bars and squares
     of the clutter come on every pattern: only the arrangement of edges tells, and it must be recognised in
-    colours and at angles that training never showed.
+    colours and at scales and angles (up to half a radian either way) that training never showed.
     """
 
     def write(task: tuple[str, int]) -> None:
