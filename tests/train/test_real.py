@@ -32,5 +32,5 @@ def test_cats_and_dogs(shared_data: Path, tmp_path: Path) -> None:
     evaluation = json.loads(barenets("evaluate", "--checkpoint", tmp_path, "--json"))
     assert evaluation["top1"] == pytest.approx(result["best"]["top1"])
     out = barenets("predict", "--checkpoint", tmp_path, "--images", shared_data / "cats_dogs/val/dog", "--top", 1)
-    assert out.count("  dog") >= 0.8 * out.count("%")
+    assert out.count("  dog") >= 0.7 * out.count("%")
     assert "64 steps" in barenets("finetune", "--resume", "--logdir", tmp_path)
