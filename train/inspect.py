@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from barenets.ops import fold_in, named_variables
+from barenets.ops import fold_in
 from barenets.train.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits, sample
-
-__all__ = ["draw_gradients", "gradient_table", "layer_sizes", "named_variables", "observe", "observe_update"]
+from barenets.weights import files
 
 QUANTITIES = ("norm", "rms", "largest", "zeros", "update_ratio")
 """What is said of a variable's gradient: its norm, root mean square, largest magnitude and share of zeros,
@@ -128,8 +127,6 @@ def draw_gradients(history: History, path: str, title: str) -> None:
     gradients and of updates, kernels and biases apart, at the first step and over the last tenth.
     """
     import matplotlib.figure  # a second of start-up that most commands need not pay
-
-    from barenets.weights import files
 
     first, last = min(history), _last(history)
     names = list(history[first])

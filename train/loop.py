@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from barenets.ops import fold_in, softmax_cross_entropy
+from barenets.ops import Tap, fold_in, named_variables, softmax_cross_entropy
 from barenets.train import inspect
 from barenets.train.optimizers import Optimizer
 
@@ -68,12 +68,7 @@ class Trainer:
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
-        # The tape watches only what trains, so frozen layers below cost no backward pass.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(list(self.trained.values()))
-            logits = self.net(images, train=True, rng=rng)
-            loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
-        gradients = tape.gradient(loss, self.trained)
+        logits, loss, gradients = self._gradients(images, labels, rng)
         if missing := [name for name, gradient in gradients.items() if gradient is None]:
             raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
 
@@ -102,6 +97,17 @@ class Trainer:
         correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == labels, dtype=tf.int32)
         return StepResult(loss, correct, finite, norm, seen)
 
+    def _gradients(
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """Logits, loss, and the loss's gradient of each trained variable."""
+        # The tape watches only what trains, so frozen layers below cost no backward pass.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(self.trained.values()))
+            logits = self.net(images, train=True, rng=rng, tap=tap)
+            loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
+        return logits, loss, tape.gradient(loss, self.trained)
+
 
 class DivergedError(ArithmeticError):
     """The loss or a gradient is not finite; the message names the first layer that has it."""
@@ -120,20 +126,15 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
     if bad(images):
         return "the pictures"
     found: list[str] = []
-    variables = inspect.named_variables(trainer.net)
-    found += [f"the variable {name}" for name, variable in variables.items() if bad(variable)]
+    found += [f"the variable {name}" for name, variable in named_variables(trainer.net).items() if bad(variable)]
 
     def look(name: str, x: tf.Tensor) -> tf.Tensor:
         if bad(x):
             found.append(f"the activation of {name}")
         return x
 
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(list(trainer.trained.values()))
-        logits = trainer.net(images, train=True, rng=tf.constant([trainer._seed, step]), tap=look)
-        loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, trainer._label_smoothing))
+    _, loss, gradients = trainer._gradients(images, labels, tf.constant([trainer._seed, step]), look)
     if not found and bad(loss):
         found.append("the loss")
-    gradients = tape.gradient(loss, trainer.trained)
     found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]
     return found[0] if found else "the norm of all gradients together, which overflows"
