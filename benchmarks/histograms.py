@@ -23,7 +23,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -83,8 +82,7 @@ def steps(patterns: Sequence[str], variant: str, batch: int, rounds: int) -> Mea
     def ours(writer: SummaryWriter) -> None:
         number = next(numbers)
         result = trainer.step(images, labels, number, RATE, watch=True)
-        run: Any = SimpleNamespace(sizes=sizes, step=number)  # all that it asks of a run
-        finetune._write_step(writer, run, result, RATE, batch)
+        finetune.write_step(writer, number, result, sizes, RATE, batch)
         writer.flush()
 
     @tf.function

@@ -144,7 +144,7 @@ def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> La
 
     height, width, channels = input_shape or net.input_shape
     spec = tf.TensorSpec([1, height, width, channels], tf.float32)
-    tf.function(lambda x: net(x, tap=note)).get_concrete_function(spec)
+    tf.function(lambda x: net(x, tap=note), autograph=False).get_concrete_function(spec)
 
     variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
     rows = []

@@ -94,8 +94,8 @@ class Evaluator:
             within = tf.math.in_top_k(labels, logits, min(5, logits.shape[-1]))
             return loss, tf.argmax(logits, 1, tf.int32), tf.math.count_nonzero(within)
 
-        pictures = tf.TensorSpec([None, *net.input_shape], tf.float32)
-        self._judge = tf.function(judge, input_signature=[pictures, tf.TensorSpec([None], tf.int32)])
+        signature = [tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([None], tf.int32)]
+        self._judge = tf.function(judge, input_signature=signature, autograph=False)
 
     def evaluate(self, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
         """Runs every picture of `batches` through the network; `progress` is told how many each batch had."""
@@ -130,6 +130,7 @@ def predict(net: Any, batches: Batches, class_names: Sequence[str], top: int = 5
     probabilities = tf.function(
         lambda images: tf.nn.softmax(net(images)),
         input_signature=[tf.TensorSpec([None, *net.input_shape], tf.float32)],
+        autograph=False,
     )
     for batch in batches.epoch(0):
         values, indices = tf.math.top_k(probabilities(batch.images), min(top, len(class_names)))

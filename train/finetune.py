@@ -333,7 +333,7 @@ def train(run: Run, progress: Progress) -> Result:
                     if run.step == 0:
                         writer.pictures("pictures", run.preprocessing.pictures(batch.images[:8]).numpy(), 0)
                     if watch:
-                        history[run.step] = _write_step(writer, run, result, rate, count)
+                        history[run.step] = write_step(writer, run.step, result, run.sizes, rate, count)
                         if len(history) > _REMEMBERED:
                             del history[list(history)[1]]  # the first step is shown beside the last
                     run.step, run.position = run.step + 1, batch.position
@@ -388,14 +388,17 @@ def _validate(run: Run, writer: SummaryWriter, progress: Progress) -> Evaluation
 
 def _write_graph(writer: SummaryWriter, run: Run) -> None:
     spec = tf.TensorSpec([None, *run.net.input_shape], tf.float32, name="pictures")
-    writer.graph(tf.function(run.net).get_concrete_function(spec).graph)
+    writer.graph(tf.function(run.net, autograph=False).get_concrete_function(spec).graph)
 
 
-def _write_step(
-    writer: SummaryWriter, run: Run, result: StepResult, rate: float, count: int
+def write_step(
+    writer: SummaryWriter, step: int, result: StepResult, sizes: Mapping[str, int], rate: float, count: int
 ) -> dict[str, dict[str, float]]:
-    """Hands the step to the writer; returns the sizes of each variable's gradient."""
-    quantities, histograms = inspect.layer_sizes(result.seen, run.sizes)
+    """Hands a watched step on `count` pictures to the writer; returns the sizes of each variable's gradient.
+
+    `sizes` are the trained variables' numbers of values.
+    """
+    quantities, histograms = inspect.layer_sizes(result.seen, sizes)
     scalars = {
         "training/loss": float(result.loss),
         "training/accuracy": int(result.correct) / count,
@@ -406,7 +409,7 @@ def _write_step(
         scalars |= {
             (key if key == "update_ratio" else f"gradient_{key}") + f"/{name}": value for key, value in values.items()
         }
-    writer.write(scalars, histograms, run.step)
+    writer.write(scalars, histograms, step)
     return quantities
 
 

@@ -51,8 +51,9 @@ class Trainer:
             tf.TensorSpec([], tf.int32),
             tf.TensorSpec([], tf.float32),
         ]
-        self._steps = {
-            watch: tf.function(partial(self._step, watch=watch), input_signature=signature) for watch in (False, True)
+        self._steps = {  # without AutoGraph, which would take seconds and find nothing to convert
+            watch: tf.function(partial(self._step, watch=watch), input_signature=signature, autograph=False)
+            for watch in (False, True)
         }
 
     def step(

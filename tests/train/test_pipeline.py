@@ -91,6 +91,12 @@ def test_every_record_once(records, batch_size):
     assert data.skipped == {}
 
 
+def test_the_end_of_an_epoch_does_not_wait_for_autotuning(records):
+    # Its thread wakes after up to a minute, and now and then the iterator waited for that: 0 to 45 s an epoch.
+    data = batches(records, **SHUFFLED)
+    assert data._dataset(data.order(0), 0).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["in order", "shuffled"])
 def test_an_epoch_can_be_taken_up_anywhere(records, options):
     whole = list(batches(records, **options).epoch(2))

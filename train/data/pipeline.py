@@ -5,6 +5,7 @@ place and gives the same batches. What is shuffled is the list of indices; memor
 pictures than two prefetched batches and the one or two that are being decoded.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class Batches:
         paths, labels = np.array(self.records.paths), self.records.labels
         seed = tf.constant([self.seed, epoch], tf.int32)
 
+        @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes a second
         def load(index: tf.Tensor, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
             picture = self.preprocessing.resized(decode(path))
             if self.augment:
@@ -94,10 +96,12 @@ class Batches:
             return self.preprocessing.normalized(picture), label, index
 
         dataset = tf.data.Dataset.from_tensor_slices((order, paths[order], labels[order]))
-        dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
             dataset = dataset.ignore_errors()
-        return dataset.batch(self.batch_size).prefetch(2)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
+        return dataset.batch(self.batch_size).prefetch(2).with_options(options)
 
     def _name_culprit(self, indices: np.ndarray) -> None:
         """Raises UserError for the first record that cannot be decoded; it is in the batch that failed."""
