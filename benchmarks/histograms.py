@@ -14,7 +14,10 @@ process's VmHWM. The event file is written and flushed within the step that is t
 called eagerly, since inside the step's tf.function TensorFlow builds several of its one-hot matrices (240 bytes
 for each value) at a time; where even one of them does not fit into memory, the row says so.
 
-A second table has one tensor of 37.7 million values, fc6's kernel, in a tf.function, with tf.reduce_sum as
+What logging costs does not depend on the batch, so a second table has it from steps on few pictures, where
+it is not lost in the noise of a long step: the difference in milliseconds, and as a share of the step above.
+
+A third table has one tensor of 37.7 million values, fc6's kernel, in a tf.function, with tf.reduce_sum as
 the time that it takes to read it once. tf.summary.histogram has three rounds.
 """
 
@@ -25,6 +28,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from barenets.nets import AlexNet
@@ -158,6 +162,18 @@ def table(
     return Table(title, ("variant", "median", f"time / {base}", peak), rows, times)
 
 
+def difference(title: str, measure: Callable[[str], Measured], variants: Sequence[str], step: float) -> Table:
+    """What each of `variants` adds to a step; `step` are the seconds of the step that it is a share of."""
+    rows, times = [], {}
+    for variant in variants:
+        measured = measure(variant)
+        added = [a - b for a, b in zip(measured.times[variant], measured.times[PLAIN], strict=True)]
+        share = spread((100 * value / step for value in added), ".1f")
+        rows.append((variant, spread((1e3 * value for value in added), ".0f"), share))
+        times |= {f"{variant} / {name}": values for name, values in measured.times.items()}
+    return Table(title, ("variant", "added, ms", "percent of the step"), rows, times)
+
+
 def main() -> None:
     options = parser(__doc__, rounds=10)
     options.add_argument("--batch-size", type=int, default=128)
@@ -179,6 +195,13 @@ def main() -> None:
             return run(steps, patterns, variant, batch, few(variant))
 
         tables.append(table(f"Training step of {what}, batch of {batch}", PLAIN, "peak", step, variants, largest))
+    whole = float(np.median(tables[-1].times[f"{PLAIN} / {PLAIN}"]))
+
+    def short_step(variant: str) -> Measured:
+        return run(steps, patterns, variant, min(batch, 4), 3 * rounds)
+
+    title = f"What logging adds to a step, {what}, against the step of {batch} pictures"
+    tables.append(difference(title, short_step, variants[:-1] or variants, whole))
 
     def tensor(variant: str) -> Measured:
         return run(one_tensor, variant, size, few(variant))
