@@ -24,10 +24,10 @@ HEAD = ("fc6", "fc7", "fc8")
 SIDE = 256
 """Height and width of a drawn picture, in pixels."""
 
-SPLITS = {"train": 240, "val": 48}
+SPLITS = {"train": 200, "val": 48}
 """How many pictures of each class are drawn."""
 
-PASSES = {"scratch": 2400, "head": 2400}
+PASSES = {"scratch": 2000, "head": 2000}
 """How many pictures are trained on, counted anew in each epoch: what two cores do in a few minutes."""
 
 
