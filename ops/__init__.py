@@ -3,24 +3,29 @@
 Activations are NHWC float tensors, convolution kernels HWIO, dense kernels `[in, out]`.
 """
 
-from barenets.ops.conv import Conv2D
+from barenets.ops.conv import Conv2D, SeparableConv2D
 from barenets.ops.dense import Dense
 from barenets.ops.dropout import dropout, fold_in
 from barenets.ops.image import Preprocessing
 from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_normal
 from barenets.ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
-from barenets.ops.module import Layer, LayerTable, Tap, layer_table, layers, named_variables, select
-from barenets.ops.norm import local_response_normalization, local_response_normalization_tf
-from barenets.ops.pool import avg_pool, max_pool
+from barenets.ops.module import Apply, Layer, LayerTable, Tap, aligned, layer_table, layers, named_variables, select
+from barenets.ops.norm import BatchNorm, local_response_normalization, local_response_normalization_tf
+from barenets.ops.pool import adaptive_avg_pool, avg_pool, max_pool
 
 __all__ = [
+    "Apply",
+    "BatchNorm",
     "Conv2D",
     "Dense",
     "Initializer",
     "Layer",
     "LayerTable",
     "Preprocessing",
+    "SeparableConv2D",
     "Tap",
+    "adaptive_avg_pool",
+    "aligned",
     "avg_pool",
     "dropout",
     "fold_in",

@@ -1,4 +1,4 @@
-"""Convolution with groups and explicit padding."""
+"""Convolution with groups and explicit padding, and in separable form."""
 
 import tensorflow as tf
 
@@ -27,7 +27,8 @@ def explicit_padding(padding: Padding) -> str | list[list[int]]:
 class Conv2D(tf.Module):
     """y[n,i,j,o] = Σ x[n, i·s+u−p, j·s+v−p, c] · weights[u,v,c,o] + biases[o].
 
-    `weights` is [size, size, in_channels / groups, out_channels], `biases` [out_channels]. With
+    `weights` is [height, width, in_channels / groups, out_channels], `biases` [out_channels]; `size` is
+    (height, width), or one number for both. With
     groups, output channel o sees only the input channels of its own group (Krizhevsky et al. 2012,
     figure 2: the two GPUs): the input is split, convolved and put together again. `tf.nn.conv2d` takes
     the shallower kernel as it is, too, but its gradient on a CPU then depends on how TensorFlow was
@@ -41,7 +42,7 @@ class Conv2D(tf.Module):
         self,
         in_channels: int,
         out_channels: int,
-        size: int,
+        size: int | tuple[int, int],
         *,
         stride: int = 1,
         padding: Padding = "SAME",
@@ -56,7 +57,8 @@ class Conv2D(tf.Module):
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{groups} groups do not divide {in_channels} -> {out_channels} channels")
         self._stride, self._padding, self._groups = stride, explicit_padding(padding), groups
-        shape = (size, size, in_channels // groups, out_channels)
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (height, width, in_channels // groups, out_channels)
         self.weights = tf.Variable((initializer or he_normal())(shape, seed, dtype))
         self.biases = tf.Variable(tf.fill([out_channels], tf.cast(bias_value, dtype))) if bias else None
 
@@ -67,3 +69,41 @@ class Conv2D(tf.Module):
             groups = zip(tf.split(x, self._groups, -1), tf.split(self.weights, self._groups, -1), strict=True)
             y = tf.concat([tf.nn.conv2d(part, kernel, self._stride, self._padding) for part, kernel in groups], -1)
         return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+
+
+class SeparableConv2D(tf.Module):
+    """A convolution of each channel by itself, then a 1×1 convolution across them (Chollet 2017, section 2).
+
+    `depthwise_weights` is [size, size, in_channels, multiplier]: each input channel gives `multiplier`
+    channels, input channel after input channel. `pointwise_weights` is
+    [1, 1, in_channels · multiplier, out_channels]; nothing stands between the two. Without bias.
+
+    `x` is [N, H, W, in_channels]; the result [N, H', W', out_channels], sides as in Conv2D.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        multiplier: int = 1,
+        initializer: Initializer | None = None,
+        seed: tuple[int, int] = (0, 0),
+        dtype: tf.DType = tf.float32,
+    ) -> None:
+        super().__init__()
+        self._stride, self._padding = stride, explicit_padding(padding)
+        initializer = initializer or he_normal()
+        # One output of the depthwise step sees size² inputs, which the axes of its kernel do not tell.
+        depthwise = initializer((size, size, 1, in_channels * multiplier), tf.random.fold_in(seed, 0), dtype)
+        self.depthwise_weights = tf.Variable(tf.reshape(depthwise, [size, size, in_channels, multiplier]))
+        shape = (1, 1, in_channels * multiplier, out_channels)
+        self.pointwise_weights = tf.Variable(initializer(shape, tf.random.fold_in(seed, 1), dtype))
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        strides = [1, self._stride, self._stride, 1]
+        y = tf.nn.depthwise_conv2d(x, self.depthwise_weights, strides, self._padding)
+        return tf.nn.conv2d(y, self.pointwise_weights, 1, "VALID")

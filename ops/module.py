@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,18 @@ Tap = Callable[[str, tf.Tensor], tf.Tensor]
 """Sees every named activation; what it returns flows on in its place."""
 
 
-def layers(tap: Tap | None) -> Callable[[str, Callable[[tf.Tensor], tf.Tensor], tf.Tensor], tf.Tensor]:
+Apply = Callable[[str, Callable[[Any], tf.Tensor], Any], tf.Tensor]
+"""Applies a layer: (name, layer, x) -> tensor."""
+
+
+def layers(tap: Tap | None) -> Apply:
     """How a network applies its layers: `layer("conv1", self.conv1, x)` is `self.conv1(x)`, named and tapped.
 
-    The name becomes the name scope in TensorBoard's graph and the first argument of `tap`.
+    The name becomes the name scope in TensorBoard's graph and the first argument of `tap`. `x` is what the layer
+    takes: a tensor, or a list of them.
     """
 
-    def layer(name: str, op: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    def layer(name: str, op: Callable[[Any], tf.Tensor], x: Any) -> tf.Tensor:
         with tf.name_scope(name):
             y = op(x)
         return y if tap is None else tap(name, y)
@@ -118,10 +123,19 @@ class LayerTable(tuple[Layer, ...]):
             rows.append((layer.name, shape, _count(layer.parameters), _count(layer.multiply_adds)))
         total = (sum(row.parameters for row in self), sum(row.multiply_adds for row in self))
         rows.append(("total", "", _count(total[0]), _count(total[1])))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
-        )
+        return aligned(rows)
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """`rows` as the lines of a table: the first column to the left, the others to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(first: str, *rest: str) -> str:
+        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(line(*row) for row in rows)
 
 
 def _count(number: int) -> str:
@@ -134,7 +148,7 @@ def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> La
     `input_shape` is (height, width, channels), the network's own `input_shape` when not given. The
     shapes are those of one real trace of the network, without computing it. Multiply-adds count the
     products of convolutions and dense layers for one picture, as the papers do; biases,
-    normalization and pooling are left out.
+    normalization and pooling are left out. Moving averages are no parameters.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -144,16 +158,19 @@ def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> La
 
     height, width, channels = input_shape or net.input_shape
     spec = tf.TensorSpec([1, height, width, channels], tf.float32)
-    tf.function(lambda x: net(x, tap=note), autograph=False).get_concrete_function(spec)
+    # Auxiliary classifiers are there in training only.
+    mode = {"train": True, "rng": tf.constant([0, 0])} if getattr(net, "auxiliary", None) else {}
+    tf.function(lambda x: net(x, tap=note, **mode), autograph=False).get_concrete_function(spec)
 
-    variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
+    variables = named_variables(net)
     rows = []
     for name, shape in shapes.items():
         own = {key: variables.pop(key) for key in list(variables) if key.rpartition("/")[0] == name}
-        kernel = next((size for key, size in own.items() if key.endswith("/weights")), ())
+        kernels = [tuple(variable.shape) for key, variable in own.items() if key.endswith("weights")]
         # A kernel is used once at each place of the output map; a dense layer has one place.
-        places = math.prod(shape[:-1]) if len(kernel) == 4 else 1
-        rows.append(Layer(name, shape, sum(map(math.prod, own.values())), math.prod(kernel) * places if kernel else 0))
+        products = sum(math.prod(k) * (math.prod(shape[:-1]) if len(k) == 4 else 1) for k in kernels)
+        parameters = sum(math.prod(variable.shape) for variable in own.values() if variable.trainable)
+        rows.append(Layer(name, shape, parameters, products))
     if variables:
         raise ValueError(
             f"no activation is named after the layers of {', '.join(variables)}: the network must tap them"

@@ -1,6 +1,6 @@
-"""Local response normalization, in Caffe's parameters and in TensorFlow's.
+"""Batch normalization, and local response normalization in Caffe's parameters and in TensorFlow's.
 
-Three definitions go by this name (n channels wide, r = (n − 1) / 2 on each side):
+Three definitions go by the name of local response normalization (n channels wide, r = (n − 1) / 2 on each side):
 
     Caffe                      y = x / (k + α/n · Σ x²)^β      k = 1 in bvlc_alexnet, α = 1e-4, β = .75
     TensorFlow                 y = x / (bias + α · Σ x²)^β     the α of Caffe divided by n
@@ -8,6 +8,54 @@ Three definitions go by this name (n channels wide, r = (n − 1) / 2 on each si
 """
 
 import tensorflow as tf
+
+
+class BatchNorm(tf.Module):
+    """y = gamma · (x − mean) / √(variance + epsilon) + beta, channel by channel (Ioffe and Szegedy 2015).
+
+    Mean and variance are the batch's own in training, over N, H and W, and the moving averages otherwise.
+    A call in training moves these: moving ← decay · moving + (1 − decay) · batch, where the batch's
+    variance is the unbiased one, Σ (x − mean)² / (n − 1), as in Caffe, torch and TensorFlow's kernels
+    (Keras 3 has Σ / n there). torch's `momentum` is 1 − decay.
+
+    All variables are [channels]; without `scale` there is no gamma. `x` is [N, H, W, channels].
+    """
+
+    frozen = False
+    """True: the moving averages are used and stay as they are, in training too. gamma and beta may still train."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        decay: float = 0.9,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self._epsilon, self._decay = epsilon, decay
+        self.gamma = tf.Variable(tf.ones([channels])) if scale else None
+        self.beta = tf.Variable(tf.zeros([channels]))
+        self.moving_mean = tf.Variable(tf.zeros([channels]), trainable=False)
+        self.moving_variance = tf.Variable(tf.ones([channels]), trainable=False)
+
+    def __call__(self, x: tf.Tensor, *, train: bool) -> tf.Tensor:
+        gamma = tf.ones_like(self.beta) if self.gamma is None else self.gamma
+        batch = train and not self.frozen
+        # Not tf.nn.fused_batch_norm, which raises an epsilon of 1e-5 to 1.001e-5.
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=self.beta,
+            mean=[] if batch else self.moving_mean,
+            variance=[] if batch else self.moving_variance,
+            epsilon=self._epsilon,
+            is_training=batch,
+        )
+        if batch:
+            self.moving_mean.assign_sub((1 - self._decay) * (self.moving_mean - mean))
+            self.moving_variance.assign_sub((1 - self._decay) * (self.moving_variance - variance))
+        return y
 
 
 def local_response_normalization(

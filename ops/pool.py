@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from barenets.ops.conv import explicit_padding
@@ -39,6 +40,29 @@ def avg_pool(
     total = tf.nn.avg_pool2d(tf.pad(x, pads), size, stride, "VALID")
     share = tf.nn.avg_pool2d(tf.pad(ones, beyond), size, stride, "VALID")
     return total / share
+
+
+def adaptive_avg_pool(x: tf.Tensor, side: int) -> tf.Tensor:
+    """Means of side×side windows that share the map out as evenly as whole pixels can; NHWC.
+
+    Window i of an axis of n pixels goes from floor(i·n / side) up to ceil((i + 1)·n / side), as in torch's
+    AdaptiveAvgPool2d: neighbours overlap where n is no multiple of `side`, and pixels repeat where it is
+    smaller. A map of side×side comes out as it is.
+    """
+
+    def windows(n: int | None) -> tf.Tensor:  # [side, n]: row i averages over window i
+        if n is None:
+            raise ValueError("adaptive pooling needs to know the height and width of its input")
+        rows = np.zeros((side, n), np.float32)
+        for i in range(side):
+            begin, end = i * n // side, -(-(i + 1) * n // side)
+            rows[i, begin:end] = 1 / (end - begin)
+        return tf.constant(rows, x.dtype)
+
+    height, width = x.shape[1:3]
+    if (height, width) == (side, side):
+        return x
+    return tf.einsum("ih,jw,nhwc->nijc", windows(height), windows(width), x)
 
 
 def _pads(x: tf.Tensor, size: int, stride: int, padding: str | int, ceil: bool) -> str | list[list[int]]:

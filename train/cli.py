@@ -247,7 +247,7 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     option(net, "--variant", "default the one that the weights are known to be for", metavar="V")
     option(net, "--layers", "what trains (default everything)", nargs="+", metavar="PATTERN")
     option(net, "--reinit", "what starts afresh instead of being loaded", nargs="+", metavar="PATTERN")
-    option(net, "--dropout", "fraction dropped (default 0.5)", type=float, metavar="RATE")
+    option(net, "--dropout", "fraction dropped (default: as in the network's paper)", type=float, metavar="RATE")
 
     learn = parser.add_argument_group("learning")
     option(learn, "--epochs", "default 10", type=int, metavar="N")
@@ -369,7 +369,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from barenets import nets, weights
-    from barenets.ops import layer_table
+    from barenets.ops import aligned, layer_table
     from barenets.train import checkpoints, model
 
     if arguments.checkpoint:
@@ -394,11 +394,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps({"source": title, "arrays": content, "values": sum(a.size for a in arrays.values())}))
         return _DONE
     print(title)
-    width = max(map(len, arrays))
-    for name, array in arrays.items():
-        shape = "×".join(map(str, array.shape))
-        print(f"  {name:<{width}}  {shape:>14}  {array.dtype}  from {array.min():.3g} to {array.max():.3g}")
-    print(f"  {sum(array.size for array in arrays.values()):,} values")
+    lines = [("array", "shape", "dtype", "lowest", "highest")]
+    for name, a in arrays.items():
+        lines.append((name, "×".join(map(str, a.shape)), str(a.dtype), f"{a.min():.3g}", f"{a.max():.3g}"))
+    print(aligned(lines))
+    print(f"{sum(array.size for array in arrays.values()):,} values")
     return _DONE
 
 

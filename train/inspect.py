@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from barenets.ops import fold_in
+from barenets.ops import aligned, fold_in
 from barenets.train.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits, sample
 from barenets.weights import files
 
@@ -115,11 +115,7 @@ def gradient_table(history: History) -> str:
                 f"{now['update_ratio']:.2e}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def draw_gradients(history: History, path: str, title: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.ops.module import named_variables, select
+from barenets.ops.module import aligned, named_variables, select
 from barenets.weights.npy import Arrays, write_npy, write_npz
 from barenets.weights.open import read
 
@@ -44,14 +44,11 @@ class LoadReport:
         return tuple(name for name, _, what in self.rows if what == "skipped")
 
     def __str__(self) -> str:
-        width = max(len(name) for name, _, _ in self.rows)
-        shapes = [_shape(shape) for _, shape, _ in self.rows]
-        wide = max(map(len, shapes))
-        lines = [f"{n:<{width}}  {s:>{wide}}  {what}" for (n, _, what), s in zip(self.rows, shapes, strict=True)]
+        table = aligned((name, _shape(shape), what) for name, shape, what in self.rows)
         summary = f"{len(self.loaded)} variables loaded from {self.source}"
         if self.skipped:
             summary += f", {len(self.skipped)} skipped: they keep their first values"
-        return "\n".join([*lines, summary])
+        return f"{table}\n{summary}"
 
 
 def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> LoadReport:

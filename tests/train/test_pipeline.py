@@ -128,7 +128,7 @@ def test_formats_are_told_by_content(tmp_path, kind):
     for extension in ("jpg", "PNG", "bmp", "gif", "txt", ""):
         path = tmp_path / f"x.{extension}"
         path.write_bytes(content)
-        found = decode(tf.constant(str(path)))
+        found = decode(tf.io.read_file(str(path)))
         assert (found.dtype, found.shape) == (tf.uint8, picture.shape)
         # TensorFlow takes JPEG's fast transform and Pillow the exact one.
         assert np.abs(expected - found).max() <= (4 if kind == "JPEG" else 0)
@@ -138,7 +138,7 @@ def test_formats_are_told_by_content(tmp_path, kind):
 def test_of_an_animation_the_first_frame(tmp_path):
     frames = [Image.fromarray(np.full([4, 5, 3], shade, np.uint8)) for shade in (10, 200)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode(tf.constant(str(tmp_path / "x.gif"))), np.asarray(frames[0]))
+    np.testing.assert_array_equal(decode(tf.io.read_file(str(tmp_path / "x.gif"))), np.asarray(frames[0]))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P"])
@@ -146,7 +146,7 @@ def test_all_become_rgb(tmp_path, mode):
     picture = Image.fromarray(pixels(0)).convert(mode)
     picture.save(tmp_path / "x.png")
     expected = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(decode(tf.constant(str(tmp_path / "x.png"))), expected)
+    np.testing.assert_array_equal(decode(tf.io.read_file(str(tmp_path / "x.png"))), expected)
 
 
 def shrunk(picture: np.ndarray, factor: int) -> np.ndarray:

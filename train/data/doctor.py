@@ -13,8 +13,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from barenets import UserError
+from barenets.ops import aligned
 from barenets.train.data import records
-from barenets.train.data.pipeline import reason
+from barenets.train.data.pipeline import decode, reason
 from barenets.train.data.records import Records
 
 _THREADS = 4  # each holds one decoded picture, and nothing else does
@@ -81,11 +82,7 @@ class Report:
             counts = [split.class_counts.get(name, 0) for name in shown]
             cells = [split.source, split.pictures, split.smallest_side, split.largest_side, *counts]
             columns.append([str(cell) for cell in cells])
-        widths = [max(map(len, column)) for column in columns]
-        lines = []
-        for first, *rest in zip(*columns, strict=True):
-            numbers = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-            lines.append("  ".join([first.ljust(widths[0]), *numbers]))
+        lines = [aligned(zip(*columns, strict=True))]
         if len(names) > len(shown):
             lines.append(f"... and {len(names) - len(shown)} more classes")
         return "\n".join([*lines, "", *self._problem_lines()])
@@ -174,8 +171,7 @@ def _open(path: str) -> tuple[bytes, tuple[int, int] | None, Problem | None]:
 
     kind = _kind(content)
     try:
-        # Three channels, as training decodes: there are files that only fail so.
-        height, width, _ = tf.io.decode_image(content, channels=3, expand_animations=False).shape
+        height, width, _ = decode(content).shape
     except tf.errors.OpError as error:
         return useless("unreadable", f"{kind} that cannot be decoded ({reason(error)})")
 

@@ -86,7 +86,7 @@ class Batches:
 
         @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes a second
         def load(index: tf.Tensor, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            picture = self.preprocessing.resized(decode(path))
+            picture = self.preprocessing.resized(decode(tf.io.read_file(path)))
             if self.augment:
                 rng = tf.random.fold_in(seed, index)
                 picture = self.preprocessing.random_crop(picture, fold_in(rng, "crop"))
@@ -119,15 +119,15 @@ class Batches:
             self.skipped.setdefault(path, unreadable(path) or "could not be read at the time")
 
 
-def decode(path: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [H, W, 3] of the JPEG, PNG, BMP or GIF (its first frame) at `path`, by content, not by name."""
-    return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+def decode(content: tf.Tensor) -> tf.Tensor:
+    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP or GIF (its first frame)."""
+    return tf.io.decode_image(content, channels=3, expand_animations=False)
 
 
 def unreadable(path: str) -> str | None:
     """Why the picture at `path` cannot be decoded, in a few words; None if it can."""
     try:
-        decode(tf.constant(path))
+        decode(tf.io.read_file(path))
     except tf.errors.NotFoundError:
         return "there is no such file"
     except tf.errors.OpError as error:
