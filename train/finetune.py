@@ -22,7 +22,7 @@ from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfin
 from barenets.train.model import preprocessing_for
 from barenets.train.optimizers import OPTIMIZERS, schedule
 from barenets.train.progress import Progress
-from barenets.train.select import multipliers, trained_variables
+from barenets.train.select import freeze_norms, multipliers, trained_variables
 from barenets.train.summaries import SummaryWriter
 
 
@@ -34,7 +34,8 @@ class Settings:
     """Label list or folder of class folders."""
     val: str | None = None
     net: str = "alexnet"
-    variant: str = "alexnet"
+    variant: str = ""
+    """Empty: the network's first."""
     weights: str | None = None
     """Weight file or name in the catalog; None starts from scratch."""
     preprocessing: Preprocessing | None = None
@@ -60,7 +61,8 @@ class Settings:
     """Pattern -> multiplier of the learning rate."""
     clip_norm: float | None = None
     label_smoothing: float = 0.0
-    dropout: float = 0.5
+    dropout: float | None = None
+    """None: the network's own."""
     augment: bool = True
     """Random crop and flip."""
     seed: int = 0
@@ -79,9 +81,10 @@ class Settings:
         for name in ("seed", "decay_every", "warm_up", "weight_decay"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("dropout", "momentum"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+            self._require(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
+        object.__setattr__(self, "variant", self.variant or nets.variants(self.net)[0])
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -176,9 +179,8 @@ class Run:
         self.class_names = self.records.class_names
         if len(self.class_names) < 2:
             raise UserError(f"{s.train}: has one class only, {self.class_names[0]!r}; there is nothing to tell apart")
-        self.net = nets.build(
-            s.net, num_classes=len(self.class_names), variant=s.variant, dropout_rate=s.dropout, seed=s.seed
-        )
+        dropout = {} if s.dropout is None else {"dropout_rate": s.dropout}
+        self.net = nets.build(s.net, num_classes=len(self.class_names), variant=s.variant, seed=s.seed, **dropout)
         if checkpoint:
             self.preprocessing = Preprocessing(**state["preprocessing"])
         else:
@@ -205,6 +207,7 @@ class Run:
 
         self.evaluator = Evaluator(self.net)
         trained = trained_variables(self.net, s.layers)
+        freeze_norms(self.net, trained)
         options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
         if s.optimizer not in OPTIMIZERS:
             raise UserError(f"there is no optimizer {s.optimizer!r}; there are {', '.join(OPTIMIZERS)}")

@@ -45,6 +45,8 @@ class Trainer:
         self.net, self.trained, self.optimizer = net, dict(trained), optimizer
         self._seed, self._clip_norm, self._label_smoothing = seed, clip_norm, label_smoothing
         self._exact = exact_histograms
+        self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
+        self._statistics = [variable for variable in named_variables(net).values() if not variable.trainable]
         signature = [
             tf.TensorSpec([None, *net.input_shape], tf.float32),
             tf.TensorSpec([None], tf.int32),
@@ -69,6 +71,7 @@ class Trainer:
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
+        statistics = [tf.identity(variable) for variable in self._statistics]
         logits, loss, gradients = self._gradients(images, labels, rng)
         if missing := [name for name, gradient in gradients.items() if gradient is None]:
             raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
@@ -85,13 +88,18 @@ class Trainer:
             self.optimizer.apply(gradients, learning_rate)
             return tf.constant(True)
 
+        def undo() -> tf.Tensor:  # what batch norm has already taken from the batch
+            for variable, value in zip(self._statistics, statistics, strict=True):
+                variable.assign(value)
+            return tf.constant(False)
+
         if not watch:
-            tf.cond(finite, apply, lambda: tf.constant(False))
+            tf.cond(finite, apply, undo)
             seen = {}
         else:
             before = inspect.observe(self.trained, gradients, squares, fold_in(rng, "sample"), exact=self._exact)
             with tf.control_dependencies(tf.nest.flatten(before)):  # done with the old values: no copy is made
-                applied = tf.cond(finite, apply, lambda: tf.constant(False))
+                applied = tf.cond(finite, apply, undo)
             with tf.control_dependencies([applied]):
                 seen = inspect.observe_update(self.trained, before)
 
@@ -101,12 +109,27 @@ class Trainer:
     def _gradients(
         self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Logits, loss, and the loss's gradient of each trained variable."""
+        """Logits, loss, and the loss's gradient of each trained variable.
+
+        Where the network has auxiliary classifiers, their losses are part of the loss, each by its share.
+        """
+        others: dict[str, tf.Tensor] = {}
+
+        def look(name: str, x: tf.Tensor) -> tf.Tensor:
+            if name in self._auxiliary:
+                others[name] = x
+            return x if tap is None else tap(name, x)
+
+        def cross_entropy(logits: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
+
         # The tape watches only what trains, so frozen layers below cost no backward pass.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(self.trained.values()))
-            logits = self.net(images, train=True, rng=rng, tap=tap)
-            loss = tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
+            logits = self.net(images, train=True, rng=rng, tap=look)
+            loss = cross_entropy(logits)
+            for name, share in self._auxiliary.items():
+                loss += share * cross_entropy(others[name])
         return logits, loss, tape.gradient(loss, self.trained)
 
 
@@ -134,7 +157,10 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
             found.append(f"the activation of {name}")
         return x
 
+    statistics = [tf.identity(variable) for variable in trainer._statistics]
     _, loss, gradients = trainer._gradients(images, labels, tf.constant([trainer._seed, step]), look)
+    for variable, value in zip(trainer._statistics, statistics, strict=True):
+        variable.assign(value)
     if not found and bad(loss):
         found.append("the loss")
     found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import tensorflow as tf
 
 from barenets import UserError
+from barenets.ops import BatchNorm
 from barenets.ops.module import named_variables, select
 
 
@@ -34,3 +35,14 @@ def multipliers(names: Iterable[str], patterns: Mapping[str, float]) -> dict[str
         for name in select(names, [pattern]):
             factors.setdefault(name, factor)
     return {name: factors.get(name, 1.0) for name in names}
+
+
+def freeze_norms(net: tf.Module, trained: Mapping[str, tf.Variable]) -> None:
+    """Freezes each batch norm of `net` that has nothing in `trained`: its moving averages then stay, too.
+
+    A layer that does not train shall give in training what it gives afterwards.
+    """
+    ids = set(map(id, trained.values()))
+    for module in net.submodules:
+        if isinstance(module, BatchNorm):
+            module.frozen = not any(id(variable) in ids for variable in module.trainable_variables)
