@@ -11,17 +11,21 @@ from barenets import UserError
 from barenets.ops.module import aligned, named_variables, select
 from barenets.weights.npy import Arrays, write_npy, write_npz
 from barenets.weights.open import read
+from barenets.weights.safetensors import write_safetensors
 
 
 def save(path: str, weights: tf.Module | Arrays) -> None:
-    """Writes a network's variables, or named arrays, as `path` says: `.npz`, or `.npy` of `{layer: [W, b]}`.
+    """Writes a network's variables, or named arrays, as `path` says: `.npz`, `.safetensors`, or `.npy` of
+    `{layer: [W, b]}`.
 
     The file is there whole or not at all. Raises UserError.
     """
-    writers = {".npz": write_npz, ".npy": write_npy}
+    writers = {".npz": write_npz, ".npy": write_npy, ".safetensors": write_safetensors}
     ending = os.path.splitext(path)[1]
     if ending not in writers:
-        raise UserError(f"{path}: weights are written as .npz or .npy, not as {ending or 'a file without an ending'}")
+        raise UserError(
+            f"{path}: weights are written as {', '.join(writers)}, not as {ending or 'a file without an ending'}"
+        )
     if isinstance(weights, tf.Module):
         weights = {name: variable.numpy() for name, variable in named_variables(weights).items()}
     writers[ending](path, weights)

@@ -87,7 +87,7 @@ def read_torch(path: str) -> dict[str, np.ndarray]:
             "torch.save(torch.load(path, map_location='cpu'), path)"
         )
     try:
-        return _canonical(_tensors(view, _members(path)))
+        return canonical(_tensors(view, _members(path)))
     except UserError as error:
         raise UserError(f"{path}: refused, {str(error)[:300]}") from None
 
@@ -184,7 +184,8 @@ def _numbers(data: memoryview, dtype: str, order: str) -> np.ndarray:
     return np.frombuffer(data, order + dtype)
 
 
-def _canonical(state: Any) -> dict[str, np.ndarray]:
+def canonical(state: Any) -> dict[str, np.ndarray]:
+    """A state dict, name -> array, under canonical names and in our layout; see `read_torch`. Raises UserError."""
     if not isinstance(state, dict) or not state:
         raise UserError("it holds no state dict; save net.state_dict()")
     arrays: dict[str, np.ndarray] = {}

@@ -61,6 +61,7 @@ def caffe_layers(arrays: dict[str, np.ndarray], maps: dict[str, int]) -> dict[st
     return layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_opencv(name):
     variant, text = NETWORKS[name]

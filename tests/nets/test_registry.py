@@ -14,8 +14,8 @@ def test_build_passes_everything_on(monkeypatch):
         return args, options
 
     monkeypatch.setitem(nets.NETWORKS, "fake", (constructor, ("first", "second")))
-    assert nets.build("fake") == ((1000, "first"), {})
-    assert nets.build("fake", num_classes=2, variant="second", seed=3) == ((2, "second"), {"seed": 3})
+    assert nets.build("fake") == ((1000,), {"variant": "first"})
+    assert nets.build("fake", num_classes=2, variant="second", seed=3) == ((2,), {"variant": "second", "seed": 3})
 
 
 def test_build_makes_the_network():

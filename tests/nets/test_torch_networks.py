@@ -200,7 +200,7 @@ def marked(names, slow):
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
 
 
-@pytest.mark.parametrize("name", marked(SIDES, slow=("vgg13", "vgg16", "vgg19")))
+@pytest.mark.parametrize("name", marked(SIDES, slow=("vgg11", "vgg13", "vgg16", "vgg19", "resnet101", "resnet152")))
 def test_logits(name):
     net, model, _ = pair(name, 1000)
     for side in SIDES[name]:
@@ -223,7 +223,7 @@ AUXILIARY = {
 }
 
 
-@pytest.mark.parametrize("name", marked(TRAINED, slow=("inception_v3",)))
+@pytest.mark.parametrize("name", marked(TRAINED, slow=("googlenet", "inception_v3")))
 def test_training(name, monkeypatch):
     """Logits of all heads, gradients of all variables and the moving averages, on the batch's own statistics."""
     net, model, names = pair(name, 10, dropout_rate=0.0)

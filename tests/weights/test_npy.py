@@ -393,7 +393,7 @@ def test_npy_has_no_place_for_other_names(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.h5", "weights", "weights.NPZ.txt"])
 def test_other_endings_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"written as \.npz or \.npy"):
+    with pytest.raises(UserError, match=r"written as \.npz, \.npy, \.safetensors"):
         save(str(tmp_path / name), {"c/weights": W})
     assert not os.listdir(tmp_path)
 

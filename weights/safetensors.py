@@ -1,0 +1,120 @@
+"""safetensors: a JSON table of names, types, shapes and places, then the numbers.
+
+    8 bytes    size of the table, little-endian
+    table      {"fc.weight": {"dtype": "F32", "shape": [1000, 512], "data_offsets": [0, 2048000]}, ...}
+    numbers    little-endian, in C order, without gaps
+
+(huggingface/safetensors, README.) Arrays are windows into the mapped file.
+"""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from barenets import UserError
+from barenets.weights import files, torch
+from barenets.weights.npy import Arrays
+
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_OURS = {"format": "barenets"}
+_LARGEST_TABLE = 100_000_000  # bytes, as in the format's own reader
+
+
+def is_safetensors(path: str) -> bool:
+    """Whether the file at `path` begins like one: with a size and a brace."""
+    start = bytes(files.view(path)[:9])
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST_TABLE
+
+
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
+    """Canonical name -> array.
+
+    What `write_safetensors` wrote comes back as it was; other files have torch's names and layout
+    (`torch.canonical`). bfloat16 becomes float32, other types stay. Raises UserError for a damaged file.
+    """
+    view = files.view(path)
+    try:
+        arrays, ours = _read(view)
+        return arrays if ours else torch.canonical(arrays)
+    except UserError as error:
+        raise UserError(f"{path}: refused as .safetensors, {str(error)[:300]}") from None
+
+
+def _read(view: memoryview) -> tuple[dict[str, np.ndarray], bool]:
+    size = int.from_bytes(view[:8], "little")
+    if 8 + size > len(view):
+        raise UserError(f"it ends in the middle of its table of {size} bytes; is the file complete?")
+    try:
+        table = json.loads(bytes(view[8 : 8 + size]))
+    except (ValueError, RecursionError):
+        raise UserError("its table is no JSON") from None
+    if not isinstance(table, dict):
+        raise UserError("its table is no JSON object")
+    ours = table.pop("__metadata__", None) == _OURS
+    numbers, end = view[8 + size :], 0
+    arrays = {}
+    for name, entry in sorted(table.items(), key=_place):
+        dtype, shape, (begin, after) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if begin != end:  # without overlaps a small file cannot pose as a large one
+            raise UserError(f"{name!r:.80} does not begin where the array before it ends")
+        end = after
+        data = numbers[begin:after]
+        if len(data) != after - begin:
+            raise UserError(f"it ends in the middle of {name!r:.80}; is the file complete?")
+        arrays[name] = _array(name, data, dtype, shape)
+    if not arrays:
+        raise UserError("it holds no arrays")
+    return arrays, ours
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, int]:
+    name, entry = item
+    keys = ("dtype", "shape", "data_offsets")
+    sound = isinstance(entry, dict) and all(key in entry for key in keys) and isinstance(entry["dtype"], str)
+    lists = [entry["shape"], entry["data_offsets"]] if sound else []
+    whole = all(isinstance(x, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in x) for x in lists)
+    if not sound or not whole or len(lists[0]) > 32 or len(lists[1]) != 2 or lists[1][0] > lists[1][1]:
+        raise UserError(f"the table's entry of {name!r:.80} is not dtype, shape and data_offsets")
+    return lists[1][0], lists[1][1]
+
+
+def _array(name: str, data: memoryview, dtype: str, shape: list[int]) -> np.ndarray:
+    if dtype == "BF16":  # the upper half of a float32
+        return (_array(name, data, "I16", shape).astype(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if dtype not in _DTYPES:
+        raise UserError(f"{name!r:.80} is of type {dtype:.20}; there are {', '.join(_DTYPES)} and BF16")
+    kind = np.dtype(_DTYPES[dtype])
+    if math.prod(shape) * kind.itemsize != len(data):
+        raise UserError(f"{name!r:.80} of shape {str(shape)[:80]} and type {dtype} does not fill {len(data)} bytes")
+    return np.frombuffer(data, kind).reshape(shape)
+
+
+def write_safetensors(path: str, arrays: Arrays) -> None:
+    """Writes `arrays` under their own names and in their own layout. The file is there whole or not at all."""
+    table: dict[str, Any] = {"__metadata__": _OURS}
+    at = 0
+    for name, array in arrays.items():
+        kind = _NAMES.get(array.dtype.newbyteorder("<"))
+        if kind is None:
+            raise UserError(f"{path}: {name} is of type {array.dtype}, which .safetensors does not have")
+        table[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+    with files.replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
