@@ -35,7 +35,8 @@ def test_imports_point_one_way(room: str) -> None:
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_no_room_uses_keras(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
-        assert not [name for name in imports(path) if "keras" in name.lower()], path
+        others = [name for name in imports(path) if not name.startswith("barenets.")]  # we read Keras's files
+        assert not [name for name in others if "keras" in name.lower()], path
         assert "tf.keras" not in path.read_text(), path
 
 
