@@ -11,10 +11,9 @@ from barenets.ops import (
     Conv2D,
     Dense,
     Tap,
-    dropout,
-    fold_in,
     gaussian,
     he_normal,
+    layer_dropout,
     layers,
     local_response_normalization,
     max_pool,
@@ -186,9 +185,7 @@ class AlexNet(tf.Module):
         def dropout_if_before(x: tf.Tensor, fc: str, name: str) -> tf.Tensor:
             if fc not in self._variant.dropout_before:
                 return x
-            rate = self._dropout_rate if train else 0.0
-            seed = None if rng is None else fold_in(rng, name)
-            return layer(name, partial(dropout, rate=rate, rng=seed), x)
+            return layer(name, layer_dropout(name, self._dropout_rate, rng, train=train), x)
 
         pool = partial(max_pool, size=3, stride=2)
         relu = tf.nn.relu

@@ -14,9 +14,8 @@ from barenets.ops import (
     Tap,
     adaptive_avg_pool,
     avg_pool,
-    dropout,
-    fold_in,
     gaussian,
+    layer_dropout,
     layers,
     local_response_normalization,
     max_pool,
@@ -179,8 +178,7 @@ class GoogLeNet(tf.Module):
             return layer(name, local_response_normalization, x) if self._variant.norm is None else x
 
         def drop(x: tf.Tensor, name: str, rate: float) -> tf.Tensor:
-            seed = None if rng is None else fold_in(rng, name)
-            return layer(name, partial(dropout, rate=rate if train else 0.0, rng=seed), x)
+            return layer(name, layer_dropout(name, rate, rng, train=train), x)
 
         def inception(x: tf.Tensor, name: str) -> tf.Tensor:
             pooled = layer(f"{name}/pool", partial(max_pool, size=3, stride=1, padding=1), x)

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from barenets.nets.conv_norm import ConvNorm, SeparableConvNorm, conv_norm_relu
-from barenets.ops import Apply, Dense, Tap, avg_pool, dropout, fold_in, gaussian, layers, max_pool
+from barenets.ops import Apply, Dense, Tap, avg_pool, gaussian, layer_dropout, layers, max_pool
 
 Step = str | tuple[str, str]
 """`Conv2d_0a_1x1 64`: slim's name, which tells the kernel, and the channels; a kernel that the name gets wrong
@@ -231,8 +231,7 @@ class _Inception(tf.Module):
         if not self._has_head:
             return x
         x = layer("Logits/AvgPool_1a", partial(tf.reduce_mean, axis=[1, 2]), x)
-        rate, seed = self._dropout_rate if train else 0.0, None if rng is None else fold_in(rng, "Dropout_1b")
-        x = layer("Logits/Dropout_1b", partial(dropout, rate=rate, rng=seed), x)
+        x = layer("Logits/Dropout_1b", layer_dropout("Dropout_1b", self._dropout_rate, rng, train=train), x)
         return layer("Logits/Conv2d_1c_1x1", getattr(self, "Logits/Conv2d_1c_1x1"), x)
 
     def _auxiliary_head(self, layer: Apply, module: str, x: tf.Tensor) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from barenets.ops import BatchNorm, Conv2D, Dense, Tap, dropout, fold_in, gaussian, layers, max_pool
+from barenets.ops import BatchNorm, Conv2D, Dense, Tap, gaussian, layer_dropout, layers, max_pool
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -172,8 +172,7 @@ class ResNet(tf.Module):
         if not self._has_head:
             return x
         x = layer("pool5", partial(tf.reduce_mean, axis=[1, 2]), x)
-        rate, seed = self._dropout_rate if train else 0.0, None if rng is None else fold_in(rng, "dropout")
-        x = layer("dropout", partial(dropout, rate=rate, rng=seed), x)
+        x = layer("dropout", layer_dropout("dropout", self._dropout_rate, rng, train=train), x)
         return layer("fc1000", self.fc1000, x)
 
 

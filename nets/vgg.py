@@ -4,7 +4,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from barenets.ops import Conv2D, Dense, Tap, adaptive_avg_pool, dropout, fold_in, gaussian, he_normal, layers, max_pool
+from barenets.ops import Conv2D, Dense, Tap, adaptive_avg_pool, gaussian, he_normal, layer_dropout, layers, max_pool
 
 DEPTHS = {
     11: (1, 1, 2, 2, 2),
@@ -105,8 +105,7 @@ class VGG(tf.Module):
         layer = layers(tap)
 
         def drop(x: tf.Tensor, name: str) -> tf.Tensor:
-            rate = self._dropout_rate if train else 0.0
-            return layer(name, partial(dropout, rate=rate, rng=None if rng is None else fold_in(rng, name)), x)
+            return layer(name, layer_dropout(name, self._dropout_rate, rng, train=train), x)
 
         for block, count in enumerate(self._blocks, 1):
             for i in range(1, count + 1):

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from barenets.ops import BatchNorm, Conv2D, Dense, SeparableConv2D, Tap, dropout, fold_in, gaussian, layers, max_pool
+from barenets.ops import BatchNorm, Conv2D, Dense, SeparableConv2D, Tap, gaussian, layer_dropout, layers, max_pool
 
 ENTRY = {2: 128, 3: 256, 4: 728}
 """Block -> channels of its two separable convolutions, which halve the map."""
@@ -146,6 +146,5 @@ class Xception(tf.Module):
         if not self._has_head:
             return x
         x = layer("avg_pool", partial(tf.reduce_mean, axis=[1, 2]), x)
-        rate, seed = self._dropout_rate if train else 0.0, None if rng is None else fold_in(rng, "dropout")
-        x = layer("dropout", partial(dropout, rate=rate, rng=seed), x)
+        x = layer("dropout", layer_dropout("dropout", self._dropout_rate, rng, train=train), x)
         return layer("predictions", self.predictions, x)

@@ -5,7 +5,7 @@ Activations are NHWC float tensors, convolution kernels HWIO, dense kernels `[in
 
 from barenets.ops.conv import Conv2D, SeparableConv2D
 from barenets.ops.dense import Dense
-from barenets.ops.dropout import dropout, fold_in
+from barenets.ops.dropout import dropout, fold_in, layer_dropout
 from barenets.ops.image import Preprocessing
 from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_normal
 from barenets.ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
@@ -32,6 +32,7 @@ __all__ = [
     "gaussian",
     "glorot_uniform",
     "he_normal",
+    "layer_dropout",
     "layer_table",
     "layers",
     "local_response_normalization",

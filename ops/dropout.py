@@ -1,6 +1,8 @@
 """Stateless dropout: the mask is a function of the seed and of the layer's name."""
 
 import zlib
+from collections.abc import Callable
+from functools import partial
 
 import tensorflow as tf
 
@@ -27,3 +29,8 @@ def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
     bits = tf.random.stateless_uniform(tf.shape(x), rng, None, None, tf.uint32, alg="philox")
     keep = bits >= tf.constant(int(rate * 2**32), tf.uint32)
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))
+
+
+def layer_dropout(name: str, rate: float, rng: tf.Tensor | None, *, train: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The `dropout` of the layer `name`: its seed is its own, made of the step's `rng`; none unless `train`."""
+    return partial(dropout, rate=rate if train else 0.0, rng=None if rng is None else fold_in(rng, name))
