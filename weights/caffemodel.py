@@ -36,10 +36,9 @@ class _Field(NamedTuple):
     """A number; or the bytes of text, a message or packed numbers."""
 
 
-def is_caffemodel(path: str) -> bool:
-    """Whether the file at `path` begins like one: with the network's name or a layer."""
-    start = bytes(files.view(path)[:2])
-    return start[:1] in (b"\x0a", b"\x12") or start == b"\xa2\x06"
+def is_caffemodel(start: bytes) -> bool:
+    """Whether a file that begins with `start` can be one: the network's name or a layer comes first."""
+    return start.startswith((b"\x0a", b"\x12", b"\xa2\x06"))
 
 
 def read_caffemodel(path: str) -> dict[str, np.ndarray]:
@@ -61,12 +60,9 @@ def read_caffemodel(path: str) -> dict[str, np.ndarray]:
             if not blobs:
                 continue
             if kind == "Scale" and norm:
-                parts = dict(zip(("gamma", "beta"), blobs, strict=False))
-                name, norm = norm, ""
-            else:
-                parts = _parts(kind, blobs)
-                norm = name if kind == "BatchNorm" else ""
-            for part, array in parts.items():
+                name = norm
+            norm = name if kind == "BatchNorm" else ""
+            for part, array in _parts(kind, blobs).items():
                 if part == "weights" and array.ndim == 2 and (name, len(array)) in _MAPS:
                     array = reorder_chw(array, *_MAPS[name, len(array)])
                 if f"{name}/{part}" in arrays:

@@ -27,9 +27,9 @@ _PARTS = {
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-def is_hdf5(path: str) -> bool:
-    """Whether the file at `path` begins as HDF5 does."""
-    return bytes(files.view(path)[:8]) == _MAGIC
+def is_hdf5(start: bytes) -> bool:
+    """Whether a file that begins with `start` is HDF5."""
+    return start.startswith(_MAGIC)
 
 
 def read_keras(path: str) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def _our_names(layers: list[str]) -> dict[str, str]:
         deep = sum(re.fullmatch(r"conv4_block\d+_1_conv", name) is not None for name in layers) > 6
         return {name: _resnet_name(name, deep) for name in layers}
     if "block14_sepconv1" in layers:
-        return {name: _xception_names(layers).get(name, name) for name in layers}
+        return {name: name for name in layers} | _xception_names(layers)
     if "block5_conv1" in layers:
         return {name: tops.get(name) or re.sub(r"^block(\d)_conv(\d)$", r"conv\1_\2", name) for name in layers}
     return {name: name for name in layers}

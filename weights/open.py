@@ -24,10 +24,10 @@ def read(source: str) -> dict[str, np.ndarray]:
     """
     entry = known(source)
     path = fetch.fetch(source) if entry else source
-    start = bytes(files.view(path)[:8])
-    if is_safetensors(path):  # first: its size may begin with the bytes of another format
+    start = bytes(files.view(path)[:16])
+    if is_safetensors(start):  # first: its size may begin with the bytes of another format
         arrays = read_safetensors(path)
-    elif is_hdf5(path):
+    elif is_hdf5(start):
         arrays = read_keras(path)
     elif is_torch(path):
         arrays = read_torch(path)
@@ -35,7 +35,7 @@ def read(source: str) -> dict[str, np.ndarray]:
         arrays = read_npz(path)
     elif start.startswith((b"\x93NUMPY", b"\x80")):
         arrays = read_npy(path)
-    elif is_caffemodel(path):
+    elif is_caffemodel(start):
         arrays = read_caffemodel(path)
     else:
         raise UserError(

@@ -33,10 +33,9 @@ _OURS = {"format": "barenets"}
 _LARGEST_TABLE = 100_000_000  # bytes, as in the format's own reader
 
 
-def is_safetensors(path: str) -> bool:
-    """Whether the file at `path` begins like one: with a size and a brace."""
-    start = bytes(files.view(path)[:9])
-    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST_TABLE
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that begins with `start`, 9 bytes or more, can be one: a size, then a brace."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST_TABLE
 
 
 def read_safetensors(path: str) -> dict[str, np.ndarray]:
@@ -92,8 +91,8 @@ def _place(item: tuple[str, Any]) -> tuple[int, int]:
 
 
 def _array(name: str, data: memoryview, dtype: str, shape: list[int]) -> np.ndarray:
-    if dtype == "BF16":  # the upper half of a float32
-        return (_array(name, data, "I16", shape).astype(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if dtype == "BF16":
+        return torch.from_bfloat16(_array(name, data, "I16", shape).view("<u2"))
     if dtype not in _DTYPES:
         raise UserError(f"{name!r:.80} is of type {dtype:.20}; there are {', '.join(_DTYPES)} and BF16")
     kind = np.dtype(_DTYPES[dtype])

@@ -177,11 +177,16 @@ def _member(view: memoryview, members: Members, name: str) -> memoryview:
 
 
 def _numbers(data: memoryview, dtype: str, order: str) -> np.ndarray:
-    if dtype == "bfloat16":  # the upper half of a float32
-        return (_numbers(data, "u2", order).astype(np.uint32) << 16).view(np.float32)
+    if dtype == "bfloat16":
+        return from_bfloat16(_numbers(data, "u2", order))
     if not len(data):
         return np.zeros(0, dtype)
     return np.frombuffer(data, order + dtype)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 of the bits, uint16, of bfloat16 numbers: each is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def canonical(state: Any) -> dict[str, np.ndarray]:
