@@ -71,7 +71,7 @@ class Trainer:
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
-        statistics = [tf.identity(variable) for variable in self._statistics]
+        statistics = self.statistics()
         logits, loss, gradients = self._gradients(images, labels, rng)
         if missing := [name for name, gradient in gradients.items() if gradient is None]:
             raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
@@ -89,8 +89,7 @@ class Trainer:
             return tf.constant(True)
 
         def undo() -> tf.Tensor:  # what batch norm has already taken from the batch
-            for variable, value in zip(self._statistics, statistics, strict=True):
-                variable.assign(value)
+            self.restore(statistics)
             return tf.constant(False)
 
         if not watch:
@@ -105,6 +104,15 @@ class Trainer:
 
         correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == labels, dtype=tf.int32)
         return StepResult(loss, correct, finite, norm, seen)
+
+    def statistics(self) -> list[tf.Tensor]:
+        """What the network's variables that do not train, batch norm's moving averages, are now."""
+        return [tf.identity(variable) for variable in self._statistics]
+
+    def restore(self, statistics: list[tf.Tensor]) -> None:
+        """Takes back what a forward pass in training did to them."""
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            variable.assign(value)
 
     def _gradients(
         self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None
@@ -157,10 +165,9 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
             found.append(f"the activation of {name}")
         return x
 
-    statistics = [tf.identity(variable) for variable in trainer._statistics]
+    statistics = trainer.statistics()
     _, loss, gradients = trainer._gradients(images, labels, tf.constant([trainer._seed, step]), look)
-    for variable, value in zip(trainer._statistics, statistics, strict=True):
-        variable.assign(value)
+    trainer.restore(statistics)
     if not found and bad(loss):
         found.append("the loss")
     found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]
