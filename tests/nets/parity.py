@@ -19,18 +19,24 @@ def caffe_layers(
     """Layer -> Caffe's type and blobs, from our `conv1/weights` (HWIO, [in, out]); torch has the same layout.
 
     `map_sides` names the dense layers that read a map, with its side (default fc6: 6): their rows go
-    from our H, W, C order to C, H, W.
+    from our H, W, C order to C, H, W. A batch norm becomes BatchNorm, with a factor that is not 1, and Scale.
     """
     map_sides = {"fc6": 6} if map_sides is None else map_sides
     layers = {}
     for layer in dict.fromkeys(name.rpartition("/")[0] for name in weights):
-        w, b = (np.asarray(weights[f"{layer}/{kind}"]) for kind in ("weights", "biases"))
+        own = {key.rpartition("/")[2]: np.asarray(a) for key, a in weights.items() if key.rpartition("/")[0] == layer}
+        if "gamma" in own:
+            factor = np.float32([4.0])
+            layers[layer] = "BatchNorm", [own["moving_mean"] * factor, own["moving_variance"] * factor, factor]
+            layers[layer.replace("bn", "scale")] = "Scale", [own["gamma"], own["beta"]]
+            continue
+        w, *b = (own[kind] for kind in ("weights", "biases") if kind in own)
         if w.ndim == 4:
-            layers[layer] = "Convolution", [w.transpose(3, 2, 0, 1), b]
+            layers[layer] = "Convolution", [w.transpose(3, 2, 0, 1), *b]
             continue
         if side := map_sides.get(layer):
             w = w.reshape(side, side, -1, w.shape[1]).transpose(2, 0, 1, 3).reshape(w.shape)
-        layers[layer] = "InnerProduct", [w.T, b]
+        layers[layer] = "InnerProduct", [w.T, *b]
     return layers
 
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 
 from barenets import nets, weights
 from barenets.ops import named_variables
-from tests.caffe import caffemodel
 from tests.nets import prototxt
-from tests.nets.parity import agrees, nhwc
+from tests.nets.parity import agrees, opencv_network, opencv_outputs
 
 LOGITS = 1e-4
 """Largest difference of a logit, as a part of the largest one where that is above 1."""
@@ -40,27 +38,6 @@ def random_weights(net, seed: int = 0) -> dict[str, np.ndarray]:
     return arrays
 
 
-def caffe_layers(arrays: dict[str, np.ndarray], maps: dict[str, int]) -> dict[str, tuple[str, list[np.ndarray]]]:
-    """Our arrays as Caffe's layers; a batch norm becomes BatchNorm, with a factor that is not 1, and Scale."""
-    layers: dict[str, tuple[str, list[np.ndarray]]] = {}
-    for layer in dict.fromkeys(name.rpartition("/")[0] for name in arrays):
-        own = {name.rpartition("/")[2]: a for name, a in arrays.items() if name.rpartition("/")[0] == layer}
-        if "gamma" in own:
-            factor = np.float32([4.0])
-            layers[layer] = "BatchNorm", [own["moving_mean"] * 4, own["moving_variance"] * 4, factor]
-            layers[layer.replace("bn", "scale")] = "Scale", [own["gamma"], own["beta"]]
-            continue
-        w = own["weights"]
-        rest = [own["biases"]] if "biases" in own else []
-        if w.ndim == 4:
-            layers[layer] = "Convolution", [w.transpose(3, 2, 0, 1), *rest]
-        else:
-            if side := maps.get(layer):
-                w = w.reshape(side, side, -1, w.shape[1]).transpose(2, 0, 1, 3).reshape(w.shape)
-            layers[layer] = "InnerProduct", [w.T, *rest]
-    return layers
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_opencv(name):
@@ -69,21 +46,18 @@ def test_agrees_with_opencv(name):
     net = nets.build(name, variant=variant, **options)
     arrays = random_weights(net)
     weights.load(net, arrays)
-    model = caffemodel(caffe_layers(arrays, MAPS.get(name, {})))
-    theirs = cv2.dnn.readNetFromCaffe(*(np.frombuffer(part, np.uint8) for part in (text().encode(), model)))
-    theirs.enableFusion(False)
+    theirs = opencv_network(text(), arrays, MAPS.get(name, {}))
     # As loud as pictures are: LRN's 1 + 2e-5 Σ x² is then far from 1.
     x = np.random.default_rng(1).normal(0, 70 if name == "googlenet" else 1, (1, 224, 224, 3)).astype(np.float32)
-    theirs.setInput(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
     seen: dict[str, np.ndarray] = {}
     logits = net(x, tap=lambda key, y: seen.setdefault(key, y)).numpy()
     # Our batch norm ends with gamma and beta, as Caffe's Scale does.
-    names = [layer for layer in theirs.getLayerNames() if layer in seen and not layer.startswith("bn")]
-    names += [layer for layer in theirs.getLayerNames() if layer.startswith("scale")]
-    expected = {layer.replace("scale", "bn"): nhwc(y) for layer, y in zip(names, theirs.forward(names), strict=True)}
+    outputs = opencv_outputs(theirs, x)
+    expected = {layer: y for layer, y in outputs.items() if layer in seen and not layer.startswith("bn")}
+    expected |= {layer.replace("scale", "bn"): y for layer, y in outputs.items() if layer.startswith("scale")}
     ours = {layer: np.asarray(seen[layer]).reshape(y.shape) for layer, y in expected.items()}
-    assert len(names) > 0.9 * len(seen)
+    assert len(expected) > 0.9 * len(seen)
     agrees(ours, expected, 1e-3)
     last = expected[list(seen)[-1]]
     assert np.abs(logits - last).max() < LOGITS * max(1.0, np.abs(last).max())
