@@ -285,6 +285,8 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, capfd, failing, error):
     def fill() -> None:
         for step in range(1000):
             writer.write({"loss": 1.0}, {}, step)
+            if step % 100 == 99:
+                writer.flush()  # the thread flushes only once it has caught up, which it need not do by itself
 
     with pytest.raises(UserError, match=message):
         within(20, fill)
