@@ -18,18 +18,10 @@ class ConvNorm(Conv2D):
         self.bn = BatchNorm(out_channels, **norm)
 
 
-class SeparableConvNorm(SeparableConv2D):
-    """A separable convolution, and its batch norm `bn` (its keywords: `norm`)."""
-
-    def __init__(self, in_channels: int, out_channels: int, size: int, *, norm: dict[str, Any], **options: Any) -> None:
-        super().__init__(in_channels, out_channels, size, **options)
-        self.bn = BatchNorm(out_channels, **norm)
-
-
 def conv_norm_relu(layer: Apply, conv: Conv2D | SeparableConv2D, x: tf.Tensor, name: str, *, train: bool) -> tf.Tensor:
     """The activations are `name`, with batch norm `name`/bn, and after the ReLU, as Caffe has it, parent/relu_last."""
     x = layer(name, conv, x)
-    if isinstance(conv, (ConvNorm, SeparableConvNorm)):
+    if isinstance(conv, ConvNorm):
         x = layer(f"{name}/bn", partial(conv.bn, train=train), x)
     parent, slash, last = name.rpartition("/")
     return layer(f"{parent}{slash}relu_{last}", tf.nn.relu, x)

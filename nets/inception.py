@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from barenets.nets.conv_norm import ConvNorm, SeparableConvNorm, conv_norm_relu
-from barenets.ops import Apply, Dense, Tap, avg_pool, gaussian, layer_dropout, layers, max_pool
+from barenets.nets.conv_norm import ConvNorm, conv_norm_relu
+from barenets.ops import Apply, Dense, SeparableConv2D, Tap, avg_pool, gaussian, layer_dropout, layers, max_pool
 
 Step = str | tuple[str, str]
 """`Conv2d_0a_1x1 64`: slim's name, which tells the kernel, and the channels; a kernel that the name gets wrong
@@ -145,17 +145,18 @@ class _Inception(tf.Module):
     def __init__(
         self,
         num_classes: int | None,
-        variant: Variant,
+        variant: str,
         stem: Sequence[str],
         modules: Mapping[str, list[list[Step]]],
         dropout_rate: float | None,
         seed: int,
     ) -> None:
         super().__init__()
-        self._stem, self._modules, self._settings = tuple(stem), modules, variant
-        self._dropout_rate = variant.dropout_rate if dropout_rate is None else dropout_rate
+        self.variant, self._settings = variant, VARIANTS[variant]
+        self._stem, self._modules = tuple(stem), modules
+        self._dropout_rate = self._settings.dropout_rate if dropout_rate is None else dropout_rate
         self._has_head = num_classes is not None
-        self._norm, self._seed, self._made = {"epsilon": 1e-3, "scale": variant.scale}, seed, 0
+        self._norm, self._seed, self._made = {"epsilon": 1e-3, "scale": self._settings.scale}, seed, 0
         self.auxiliary: dict[str, float] = {}
 
         channels = 3
@@ -183,14 +184,14 @@ class _Inception(tf.Module):
             return channels
         name, outputs, size = _parsed(step)
         self._made += 1
-        options: dict[str, Any] = {"norm": self._norm, "seed": (self._seed, self._made), "padding": self._padding(name)}
+        options: dict[str, Any] = {"seed": (self._seed, self._made), "padding": self._padding(name)}
         setattr(self, path + name, self._convolution(name, channels, outputs, size, options))
         return outputs
 
     def _convolution(
         self, name: str, channels: int, outputs: int, size: tuple[int, int], options: dict[str, Any]
-    ) -> ConvNorm | SeparableConvNorm:
-        return ConvNorm(channels, outputs, size, stride=_stride(name), **options)
+    ) -> ConvNorm | SeparableConv2D:
+        return ConvNorm(channels, outputs, size, stride=_stride(name), norm=self._norm, **options)
 
     def _padding(self, name: str) -> str:
         return "VALID" if self._valid and re.search(r"_(1a|2a|3a|3b|4a|5a)_", name) else "SAME"
@@ -270,8 +271,8 @@ class InceptionV2(_Inception):
         Mixed_5c       7×7×1024
         Logits         1000
 
-    Differs from the paper: the first convolution is separable, with 8 channels for each colour. Pictures
-    are 224×224, or of any size from 32×32 on.
+    Differs from the paper: the first convolution is separable, with 8 channels for each colour, and has biases
+    instead of batch norm, as in the weights that slim published. Pictures are 224×224, or of any size from 32×32 on.
     """
 
     _valid = False
@@ -282,14 +283,14 @@ class InceptionV2(_Inception):
         """`num_classes` None leaves the classifier out. Raises ValueError for an unknown variant."""
         if variant != "slim":
             raise ValueError(f"Inception v2 has no variant {variant!r}; there is slim")
-        super().__init__(num_classes, VARIANTS[variant], V2_STEM, V2_MODULES, dropout_rate, seed)
+        super().__init__(num_classes, variant, V2_STEM, V2_MODULES, dropout_rate, seed)
         self.input_shape = (224, 224, 3)
 
     def _convolution(
         self, name: str, channels: int, outputs: int, size: tuple[int, int], options: dict[str, Any]
-    ) -> ConvNorm | SeparableConvNorm:
+    ) -> ConvNorm | SeparableConv2D:
         if name == "Conv2d_1a_7x7":
-            return SeparableConvNorm(channels, outputs, size[0], stride=2, multiplier=8, **options)
+            return SeparableConv2D(channels, outputs, size[0], stride=2, multiplier=8, bias=True, **options)
         return super()._convolution(name, channels, outputs, size, options)
 
 
@@ -345,7 +346,7 @@ class InceptionV3(_Inception):
         if variant not in VARIANTS:
             raise ValueError(f"Inception v3 has no variant {variant!r}; there are {', '.join(VARIANTS)}")
         self._with_auxiliary = auxiliary
-        super().__init__(num_classes, VARIANTS[variant], V3_STEM, V3_MODULES, dropout_rate, seed)
+        super().__init__(num_classes, variant, V3_STEM, V3_MODULES, dropout_rate, seed)
         self.input_shape = (299, 299, 3)
 
     def _after(self, module: str, channels: int, num_classes: int | None) -> None:

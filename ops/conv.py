@@ -76,7 +76,8 @@ class SeparableConv2D(tf.Module):
 
     `depthwise_weights` is [size, size, in_channels, multiplier]: each input channel gives `multiplier`
     channels, input channel after input channel. `pointwise_weights` is
-    [1, 1, in_channels · multiplier, out_channels]; nothing stands between the two. Without bias.
+    [1, 1, in_channels · multiplier, out_channels]; nothing stands between the two. `biases`, [out_channels] and
+    zero at first, are there only if `bias` says so.
 
     `x` is [N, H, W, in_channels]; the result [N, H', W', out_channels], sides as in Conv2D.
     """
@@ -90,6 +91,7 @@ class SeparableConv2D(tf.Module):
         stride: int = 1,
         padding: Padding = "SAME",
         multiplier: int = 1,
+        bias: bool = False,
         initializer: Initializer | None = None,
         seed: tuple[int, int] = (0, 0),
         dtype: tf.DType = tf.float32,
@@ -102,8 +104,10 @@ class SeparableConv2D(tf.Module):
         self.depthwise_weights = tf.Variable(tf.reshape(depthwise, [size, size, in_channels, multiplier]))
         shape = (1, 1, in_channels * multiplier, out_channels)
         self.pointwise_weights = tf.Variable(initializer(shape, tf.random.fold_in(seed, 1), dtype))
+        self.biases = tf.Variable(tf.zeros([out_channels], dtype)) if bias else None
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         strides = [1, self._stride, self._stride, 1]
         y = tf.nn.depthwise_conv2d(x, self.depthwise_weights, strides, self._padding)
-        return tf.nn.conv2d(y, self.pointwise_weights, 1, "VALID")
+        y = tf.nn.conv2d(y, self.pointwise_weights, 1, "VALID")
+        return y if self.biases is None else tf.nn.bias_add(y, self.biases)
