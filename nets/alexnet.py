@@ -133,6 +133,7 @@ class AlexNet(tf.Module):
     ) -> None:
         """Variables are float32 and drawn from `seed`. Raises ValueError for an unknown variant."""
         super().__init__()
+        self.variant = variant
         if variant not in VARIANTS:
             raise ValueError(f"AlexNet has no variant {variant!r}; there are {', '.join(VARIANTS)}")
         v = self._variant = VARIANTS[variant]

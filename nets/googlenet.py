@@ -114,6 +114,7 @@ class GoogLeNet(tf.Module):
         `dropout_rate` is that before the last layer; None: the variant's. Raises ValueError for an unknown variant.
         """
         super().__init__()
+        self.variant = variant
         if variant not in VARIANTS:
             raise ValueError(f"GoogLeNet has no variant {variant!r}; there are {', '.join(VARIANTS)}")
         v = self._variant = VARIANTS[variant]

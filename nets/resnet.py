@@ -38,6 +38,7 @@ class Variant:
 VARIANTS = {
     "torchvision": Variant(downsampling="3×3", epsilon=1e-5),
     "caffe": Variant(downsampling="1×1", epsilon=1e-5, biases="conv1", pool1_padding=0),
+    "slim": Variant(downsampling="1×1", epsilon=1e-5, pool1_padding=0),
     "keras": Variant(downsampling="1×1", epsilon=1.001e-5, biases="all"),
     "keras_2016": Variant(downsampling="1×1", epsilon=1e-3, biases="all"),
 }
@@ -70,6 +71,7 @@ class ResNet(tf.Module):
 
         torchvision  "v1.5": the 3×3 has the stride of 2, pool1 padded by 1
         caffe        the authors': the first 1×1 has the stride, pool1 rounds up, conv1 of 50 has a bias
+        slim         TensorFlow's resnet_v1: as caffe, without that bias (101 and 152: the same as caffe)
         keras        keras.applications: as caffe, but pool1 padded by 1, and biases everywhere
         keras_2016   its first ResNet50 file (old layer names, fchollet's v0.2 release): epsilon 1e-3
 
@@ -90,6 +92,7 @@ class ResNet(tf.Module):
         Raises ValueError for an unknown depth or variant.
         """
         super().__init__()
+        self.variant = variant
         if depth not in BLOCKS:
             raise ValueError(f"there is no ResNet of depth {depth}; there are {', '.join(map(str, BLOCKS))}")
         self._bottleneck = depth >= 50

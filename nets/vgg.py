@@ -75,6 +75,7 @@ class VGG(tf.Module):
     ) -> None:
         """`num_classes` None leaves fc6 to fc8 out. Raises ValueError for an unknown depth or variant."""
         super().__init__()
+        self.variant = variant
         if variant != "paper":
             raise ValueError(f"VGG has no variant {variant!r}; there is paper")
         if depth not in DEPTHS:

@@ -62,6 +62,7 @@ class Xception(tf.Module):
     ) -> None:
         """`num_classes` None leaves avg_pool and predictions out. Raises ValueError for an unknown variant."""
         super().__init__()
+        self.variant = variant
         if variant != "keras":
             raise ValueError(f"Xception has no variant {variant!r}; there is keras")
         self._dropout_rate = dropout_rate or 0.0
