@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from barenets import UserError, nets, weights
 from barenets.ops import named_variables
-from barenets.train import checkpoints, data, finetune, model
+from barenets.train import checkpoints, data, finetune
 from barenets.train.progress import Progress
 from barenets.weights import fetch, files
 
@@ -144,8 +144,11 @@ def _fit(source: str, num_classes: int) -> tuple[str, str, tuple[str, ...]]:
         wrong = (key for key, v in variables.items() if key not in arrays or arrays[key].shape != tuple(v.shape))
         return tuple(dict.fromkeys(key.rpartition("/")[0] for key in wrong))
 
-    name, variant = model.choose_network(source, None, None)
-    variants = [variant] if weights.known(source) else nets.variants(name)
+    kind = weights.identify(source)
+    name = kind.net if kind else "alexnet"
+    if name != "alexnet":
+        raise UserError(f"{source}: holds {kind}; the demo is AlexNet's. Use barenets finetune --weights {source}")
+    variants = (kind.variant,) if kind and kind.variant else nets.variants(name)
     found = {variant: misfits(name, variant) for variant in variants}
     best = min(found, key=lambda variant: len(found[variant]))
     return name, best, found[best]

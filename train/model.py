@@ -6,7 +6,7 @@ from typing import Any
 from barenets import UserError, nets, weights
 from barenets.ops import Preprocessing
 from barenets.train import checkpoints
-from barenets.weights import catalog
+from barenets.weights import Kind, catalog
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,17 @@ class Model:
 
 
 def choose_network(source: str | None, net: str | None, variant: str | None) -> tuple[str, str]:
-    """The network and variant meant by --weights, --net and --variant, any of which may be missing."""
-    entry = weights.known(source)
-    net = net or (entry.net if entry else "alexnet")
+    """The network and variant meant by --weights, --net and --variant, any of which may be missing.
+
+    What is missing follows from the weights' content. Raises UserError if that does not tell the network.
+    """
+    kind = weights.identify(source) if source else None
+    if net is None:
+        if source and kind is None:
+            raise UserError(f"{source}: is for no network that is known by its layers; say which with --net")
+        net = kind.net if kind else "alexnet"
     if variant is None:
-        variant = entry.variant if entry and entry.net == net else nets.variants(net)[0]
+        variant = kind.variant if kind and kind.net == net and kind.variant else nets.variants(net)[0]
     return net, variant
 
 
@@ -31,7 +37,9 @@ def preprocessing_for(source: str | None, name: str, variant: str, net: Any) -> 
     """What the weights `source` want. Raises UserError if that is not the size of picture that `net` takes."""
     entry = weights.known(source)
     side = net.input_shape[0]
-    wanted = entry.preprocessing if entry else catalog.preprocessing(name, variant, side)
+    kind = weights.identify(source) if source else None
+    guess = catalog.preprocessing(Kind(name, variant, kind.origin if kind else ""), side)
+    wanted = entry.preprocessing if entry else guess
     if wanted.crop != side:
         raise UserError(
             f"{source}: wants pictures of {wanted.crop} pixels and {name} {variant} takes {side}; "

@@ -1,6 +1,6 @@
 """Caffe's `.caffemodel` and `.binaryproto`, read from the protobuf bytes without Caffe.
 
-    NetParameter      layers = 2 (V1LayerParameter, until 2014), layer = 100 (LayerParameter)
+    NetParameter      name = 1, layers = 2 (V1LayerParameter, until 2014), layer = 100 (LayerParameter)
     V1LayerParameter  name = 4, type = 5 (a number), blobs = 6
     LayerParameter    name = 1, type = 2 (text), blobs = 7
     BlobProto         data = 5 (packed floats), double_data = 8, shape = 7 (BlobShape, dim = 1),
@@ -11,21 +11,14 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from barenets import UserError
 from barenets.weights import files
-from barenets.weights.torch import reorder_chw
-
-_MAPS = {
-    ("fc6", 256 * 6 * 6): (256, 6, 6),  # AlexNet, CaffeNet
-    ("fc6", 512 * 7 * 7): (512, 7, 7),  # VGG
-    ("loss1/fc", 128 * 4 * 4): (128, 4, 4),  # GoogLeNet
-    ("loss2/fc", 128 * 4 * 4): (128, 4, 4),
-}
-"""Dense layer and its number of rows -> channels, height and width of the map that it reads."""
+from barenets.weights.rename import Kind, Weights, canonical
 
 _V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
 
@@ -41,7 +34,7 @@ def is_caffemodel(start: bytes) -> bool:
     return start.startswith((b"\x0a", b"\x12", b"\xa2\x06"))
 
 
-def read_caffemodel(path: str) -> dict[str, np.ndarray]:
+def read_caffemodel(path: str) -> Weights:
     """`conv1/weights` -> array: kernels HWIO, dense kernels [in, out].
 
     The rows of a known network's dense layer that reads a map go from Caffe's C, H, W order to H, W, C.
@@ -51,9 +44,12 @@ def read_caffemodel(path: str) -> dict[str, np.ndarray]:
     """
     view = files.view(path)
     arrays: dict[str, np.ndarray] = {}
+    title = ""
     norm = ""  # the BatchNorm layer that a Scale layer would belong to
     try:
         for number, value in _fields(view):
+            if number == 1:
+                title = _text(value)
             if number not in (2, 100):
                 continue
             name, kind, blobs = _layer(_message(value), v1=number == 2)
@@ -63,16 +59,22 @@ def read_caffemodel(path: str) -> dict[str, np.ndarray]:
                 name = norm
             norm = name if kind == "BatchNorm" else ""
             for part, array in _parts(kind, blobs).items():
-                if part == "weights" and array.ndim == 2 and (name, len(array)) in _MAPS:
-                    array = reorder_chw(array, *_MAPS[name, len(array)])
                 if f"{name}/{part}" in arrays:
                     raise UserError(f"it holds {f'{name}/{part}'!r} twice")
                 arrays[f"{name}/{part}"] = array
         if not arrays:
             raise UserError("it holds no layer with weights")
+        return _titled(canonical(arrays, "caffe"), title)
     except UserError as error:
         raise UserError(f"{path}: refused as a .caffemodel, {str(error)[:300]}") from None
-    return arrays
+
+
+def _titled(weights: Weights, title: str) -> Weights:
+    """Nothing but the network's own name tells AlexNet from CaffeNet."""
+    variant = {"AlexNet": "alexnet", "CaffeNet": "caffenet"}.get(title)
+    if variant and weights.kind and weights.kind == Kind("alexnet", None, "caffe"):
+        return Weights(weights, replace(weights.kind, variant=variant))
+    return weights
 
 
 def read_mean_image(path: str) -> np.ndarray:

@@ -4,7 +4,9 @@ import contextlib
 import io
 import mmap
 import os
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -34,6 +36,34 @@ def view(path: str) -> memoryview:
             return memoryview(file.read())
         # The map lives as long as the last array that looks into it.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+Members = Mapping[str, zipfile.ZipInfo]
+
+
+def members(path: str) -> dict[str, zipfile.ZipInfo]:
+    """Name -> place of what is in the zip archive at `path`. Raises UserError, without the path, if it is none."""
+    try:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            return {info.filename: info for info in archive.infolist()}
+    except Exception as error:  # a damaged directory can be any nonsense
+        raise UserError(f"it is no sound zip archive ({error}); is the file complete?") from None
+
+
+def member(archive: memoryview, members: Members, name: str) -> memoryview:
+    """The bytes of an uncompressed member, without a copy. Raises UserError, without the path, if it is damaged."""
+    if name not in members:
+        raise UserError(f"it lacks its member {name!r}")
+    info = members[name]
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise UserError(f"its member {name!r} is compressed, which its writer does not do")
+    # The local header is 30 bytes, a name, and padding; only it knows how long those two are here.
+    lengths = archive[info.header_offset + 26 : info.header_offset + 30]
+    begin = info.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+    data = archive[begin : begin + info.file_size]
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise UserError(f"its member {name!r} is damaged: its checksum is wrong")
+    return data
 
 
 @contextlib.contextmanager

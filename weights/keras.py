@@ -1,4 +1,4 @@
-"""Keras's HDF5 files: `.h5` of whole models or weights, as keras.applications publishes them.
+"""Keras's files. `.h5` of whole models or weights, as keras.applications publishes them:
 
     /                   or /model_weights in a whole model
       attrs layer_names     ['conv1', 'bn_conv1', ...]
@@ -6,140 +6,151 @@
         attrs weight_names  ['conv1/kernel:0', 'conv1/bias:0']
         conv1/kernel:0      numbers
 
+and Keras 3's `.weights.h5`, which also lies in the zip archive `.keras`, beside the model's config.json:
+
+    /layers/conv2d_1/vars   attrs name 'block1_conv1'; the group counts layers of a class
+      0, 1, ...             numbers, in the order in which the layer made its variables
+
 Convolution kernels are HWIO and dense kernels [in, out] already, with rows in height, width, channel order.
 """
 
+import itertools
+import json
 import re
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
 
-import h5py
 import numpy as np
 
 from barenets import UserError
-from barenets.weights import files
+from barenets.weights import files, hdf5
+from barenets.weights.rename import Weights, canonical
 
 _PARTS = {
     "kernel": "weights",
     "bias": "biases",
+    "W": "weights",
+    "b": "biases",
     "depthwise_kernel": "depthwise_weights",
     "pointwise_kernel": "pointwise_weights",
 }
-_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ORDER = {
+    "conv2d": ("weights", "biases"),
+    "dense": ("weights", "biases"),
+    "separable_conv2d": ("depthwise_weights", "pointwise_weights", "biases"),
+    "depthwise_conv2d": ("depthwise_weights", "biases"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+"""Class of a layer, as Keras 3 writes it -> the order of its variables."""
+_WEIGHTS = "model.weights.h5"
 
 
 def is_hdf5(start: bytes) -> bool:
     """Whether a file that begins with `start` is HDF5."""
-    return start.startswith(_MAGIC)
+    return start.startswith(hdf5.MAGIC)
 
 
-def read_keras(path: str) -> dict[str, np.ndarray]:
-    """Canonical name -> array, in the file's order of layers.
+def is_keras_archive(path: str) -> bool:
+    """Whether the zip archive at `path` is a `.keras`."""
+    try:
+        return _WEIGHTS in files.members(path)
+    except UserError:
+        return False
 
-    The layers of keras.applications' VGG, ResNet (old names and new) and Xception get our names, others keep
-    their own. Types stay. Links are not followed. Raises UserError for a damaged file and for one that is
-    not Keras's.
+
+def read_keras(path: str) -> Weights:
+    """Canonical name -> array, in the file's order of layers, from `.h5`, `.weights.h5` or `.keras`.
+
+    Types stay. Links are not followed. Raises UserError for a damaged file and for one that is not Keras's.
     """
-    with files.opened(path) as file:
-        try:
-            with h5py.File(file, "r") as root:
-                return _read(root)
-        except UserError as error:
-            raise UserError(f"{path}: refused as Keras's .h5, {str(error)[:300]}") from None
-        except Exception as error:  # a damaged file can be any nonsense
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path}: cannot be read as HDF5 ({reason[:200]}); is the file complete?") from None
+    view = files.view(path)
+    try:
+        names: dict[str, str] = {}
+        if not is_hdf5(bytes(view[:8])):
+            archive = files.members(path)
+            names = _configured(files.member(view, archive, "config.json")) if "config.json" in archive else {}
+            view = files.member(view, archive, _WEIGHTS)
+        root = hdf5.root(view)
+        if "layers" in root.members or "_layer_checkpoint_dependencies" in root.members:
+            arrays = dict(_numbered(root, names))
+        else:
+            arrays = dict(_named(root["model_weights"] if "model_weights" in root.members else root))
+        if not arrays:
+            raise UserError("it holds no arrays")
+        return canonical(arrays, "keras")
+    except UserError as error:
+        raise UserError(f"{path}: refused as Keras's, {str(error)[:300]}") from None
 
 
-def _read(root: Any) -> dict[str, np.ndarray]:
-    group = _inside(root, "model_weights") if "model_weights" in root else root
-    if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
-        raise UserError("it has no layer_names, so it is no .h5 of Keras's weights")
-    arrays: dict[str, np.ndarray] = {}
-    layers = _names(group, "layer_names")
-    ours = _our_names(layers)
+def _named(group: hdf5.Node) -> Iterator[tuple[str, np.ndarray]]:
+    """Of an `.h5` with layer_names."""
+    layers = _texts(group, "layer_names")
+    if layers is None:
+        raise UserError("it has neither layer_names nor layers, so it holds no weights of Keras's")
+    seen = set()
     for layer in layers:
-        weights = _inside(group, layer)
-        for name in _names(weights, "weight_names"):
-            part = name.rpartition("/")[2].partition(":")[0]
-            part = _PARTS.get(part.removeprefix(f"{layer}_"), part)
-            part = {"W": "weights", "b": "biases"}.get(part, part)
-            dataset = _inside(weights, name)
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
-                raise UserError(f"its {name!r:.80} is no array of numbers")
-            key = f"{ours[layer]}/{part}"
-            if key in arrays:
+        weights = group[layer]
+        for name in _texts(weights, "weight_names") or ():
+            part = name.rpartition("/")[2].partition(":")[0].removeprefix(f"{layer}_")
+            key = f"{layer}/{_PARTS.get(part, part)}"
+            if key in seen:
                 raise UserError(f"it holds {key!r:.80} twice")
-            arrays[key] = _values(dataset, key)
-    if not arrays:
-        raise UserError("it holds no arrays")
-    return arrays
+            seen.add(key)
+            yield key, weights[name].array()
 
 
-def _our_names(layers: list[str]) -> dict[str, str]:
-    """Layer in the file -> layer here."""
-    tops = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8"}
-    if "conv1_conv" in layers:  # since 2018; the ResNet50 of before has the names of the authors' prototxt
-        deep = sum(re.fullmatch(r"conv4_block\d+_1_conv", name) is not None for name in layers) > 6
-        return {name: _resnet_name(name, deep) for name in layers}
-    if "block14_sepconv1" in layers:
-        return {name: name for name in layers} | _xception_names(layers)
-    if "block5_conv1" in layers:
-        return {name: tops.get(name) or re.sub(r"^block(\d)_conv(\d)$", r"conv\1_\2", name) for name in layers}
-    return {name: name for name in layers}
+def _texts(node: hdf5.Node, name: str) -> list[str] | None:
+    """An attribute's list of texts; a long one is kept in pieces: layer_names0, layer_names1, ..."""
+    if name in node.attributes:
+        return node.attributes[name]
+    pieces = itertools.takewhile(lambda piece: piece in node.attributes, (f"{name}{i}" for i in itertools.count()))
+    texts = [text for piece in pieces for text in node.attributes[piece]]
+    return texts or None
 
 
-def _resnet_name(name: str, deep: bool) -> str:
-    """conv2_block1_0_conv -> res2a_branch1. `deep`: res3 and res4 are numbered, as in ResNet-101 and 152."""
-    tops = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000", "probs": "fc1000"}
-    match = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name)
-    if not match:
-        return tops.get(name, name)
-    stage, block, part = match[1], int(match[2]) - 1, int(match[3])
-    letter = f"b{block}" if deep and stage in "34" and block else chr(ord("a") + block)
-    branch = "branch2" + "abc"[part - 1] if part else "branch1"
-    return f"{'res' if match[4] == 'conv' else 'bn'}{stage}{letter}_{branch}"
+def _numbered(root: hdf5.Node, names: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Of a `.weights.h5`; `names` are what config.json calls the groups, where there is one."""
+    layers = root["layers" if "layers" in root.members else "_layer_checkpoint_dependencies"]
+    for key in sorted(layers.members, key=_counted):
+        if "vars" not in layers[key].members:
+            if "layers" in layers[key].members:
+                raise UserError(f"it has a model within the model, {key!r:.80}; save that one by itself")
+            continue
+        group = layers[key]["vars"]
+        numbers = sorted(group.members, key=lambda name: (len(name), name))
+        kind = re.sub(r"_\d+$", "", key)
+        parts = _ORDER.get(kind, tuple(numbers))
+        if kind == "batch_normalization" and len(numbers) == 3:
+            parts = parts[1:]  # Inception's, without gamma
+        # Before Keras 3 gave names: a name that is mistaken for none of its automatic ones.
+        layer = group.attributes.get("name", [names.get(key, f"layers/{key}")])[0]
+        for number, part in zip(numbers, (*parts, *numbers[len(parts) :]), strict=False):
+            yield f"{layer}/{part}", group[number].array()
 
 
-def _xception_names(layers: list[str]) -> dict[str, str]:
-    """The four residual convolutions and their batch norms, which Keras numbers by what else was made before."""
-    names: dict[str, str] = {}
-    for kind, ending in (("conv2d", ""), ("batch_normalization", "_bn")):
-        found = [name for name in layers if re.fullmatch(rf"{kind}(_\d+)?", name)]
-        found.sort(key=lambda name: int(name.removeprefix(kind).strip("_") or 0))
-        names |= {name: f"block{block}_residual{ending}" for name, block in zip(found, (2, 3, 4, 13), strict=False)}
+def _counted(key: str) -> tuple[str, int]:
+    kind, _, number = key.rpartition("_")
+    return (kind, int(number)) if number.isdecimal() and kind else (key, 0)
+
+
+def _configured(text: memoryview) -> dict[str, str]:
+    """Group in a `.weights.h5` -> name of the layer, from the model's config.json."""
+    try:
+        layers = json.loads(bytes(text))["config"]["layers"]
+        classes = [(layer["class_name"], layer["config"]["name"]) for layer in layers]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    counts: Counter[str] = Counter()
+    names = {}
+    for kind, name in classes:
+        key = _snake(str(kind))
+        names[f"{key}_{counts[key]}" if counts[key] else key] = str(name)
+        counts[key] += 1
     return names
 
 
-def _values(dataset: Any, name: str) -> np.ndarray:
-    size = dataset.size * dataset.dtype.itemsize
-    # Chunks that were never written cost nothing on the disk and read as zeros.
-    if size > max(1000 * dataset.id.get_storage_size(), 1 << 16):
-        raise UserError(f"its {name!r:.80} claims {size:,} bytes and stores {dataset.id.get_storage_size():,}")
-    return np.asarray(dataset[()])
-
-
-def _inside(group: Any, name: str) -> Any:
-    """The member `name` of `group`, which must lie in the file itself."""
-    here = group
-    for part in name.strip("/").split("/"):
-        if not isinstance(here, h5py.Group):
-            raise UserError(f"it lacks {name!r:.80}")
-        link = here.get(part, getlink=True)
-        if isinstance(link, (h5py.ExternalLink, h5py.SoftLink)):
-            raise UserError(f"its {name!r:.80} is a link to elsewhere")
-        if link is None:
-            raise UserError(f"it lacks {name!r:.80}")
-        here = here[part]
-    return here
-
-
-def _names(group: Any, attribute: str) -> list[str]:
-    """An attribute's list of names; long ones are kept in pieces: layer_names0, layer_names1, ..."""
-    if attribute in group.attrs:
-        pieces = [group.attrs[attribute]]
-    else:
-        pieces = []
-        while f"{attribute}{len(pieces)}" in group.attrs:
-            pieces.append(group.attrs[f"{attribute}{len(pieces)}"])
-    names = [name for piece in pieces for name in np.asarray(piece).ravel().tolist()]
-    return [name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name) for name in names]
+def _snake(name: str) -> str:
+    """BatchNormalization -> batch_normalization, Conv2D -> conv2d."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

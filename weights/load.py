@@ -1,16 +1,19 @@
 """The strict load: everything that differs is named before anything is assigned."""
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.module import aligned, named_variables, select
-from barenets.weights.npy import Arrays, write_npy, write_npz
+from barenets.weights.npy import write_npy, write_npz
 from barenets.weights.open import read
+from barenets.weights.rename import AUXILIARY, Arrays, Weights
 from barenets.weights.safetensors import write_safetensors
 
 
@@ -18,9 +21,15 @@ def save(path: str, weights: tf.Module | Arrays) -> None:
     """Writes a network's variables, or named arrays, as `path` says: `.npz`, `.safetensors`, or `.npy` of
     `{layer: [W, b]}`.
 
-    The file is there whole or not at all. Raises UserError.
+    What a file was recognised as is written with its arrays, but in `.npy`, which has no place for it. The file
+    is there whole or not at all. Raises UserError.
     """
-    writers = {".npz": write_npz, ".npy": write_npy, ".safetensors": write_safetensors}
+    kind = weights.kind if isinstance(weights, Weights) else None
+    writers: dict[str, Callable[[str, Arrays], None]] = {
+        ".npz": partial(write_npz, kind=kind),
+        ".npy": write_npy,
+        ".safetensors": partial(write_safetensors, kind=kind),
+    }
     ending = os.path.splitext(path)[1]
     if ending not in writers:
         raise UserError(
@@ -60,10 +69,20 @@ def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> Load
 
     Strict and two-sided: unless the network and the source have the same names and shapes, apart from
     what the patterns `skip` select (`ops.select`) on either side, it raises UserError with every
-    difference, and nothing is assigned. A variable that is skipped keeps its value.
+    difference, and nothing is assigned. A variable that is skipped keeps its value. So do those of an auxiliary
+    head that the file lacks whole, and one that the network lacks is passed over.
+
+    Warns where the weights fit by their shapes but are known to be another variant's.
     """
     arrays, origin = (read(source), source) if isinstance(source, str) else (source, "the given arrays")
     report = plan(net, arrays, skip, origin)
+    theirs, ours = _variant(arrays), getattr(net, "variant", None)
+    if theirs and ours and theirs != ours:
+        warnings.warn(
+            f"{origin}: has weights of the variant {theirs}, and the network is the variant {ours}: it takes them, "
+            f"and gives other numbers than theirs. Build it with variant={theirs!r} (--variant {theirs})",
+            stacklevel=2,
+        )
     variables = named_variables(net)
     for name in report.loaded:
         variables[name].assign(np.asarray(arrays[name], variables[name].dtype.as_numpy_dtype))
@@ -74,6 +93,10 @@ def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str =
     """The report of `load` without assigning; raises UserError, naming every difference, where it would."""
     variables = {name: tuple(variable.shape) for name, variable in named_variables(net).items()}
     skipped = set(select([*variables, *(name for name in arrays if name not in variables)], skip))
+    for head in AUXILIARY:
+        sides = [[name for name in side if name.startswith(f"{head}/")] for side in (variables, arrays)]
+        if not all(sides):
+            skipped |= {*sides[0], *sides[1]}
     theirs = {name: array.shape for name, array in arrays.items() if name not in skipped}
     ours = {name: shape for name, shape in variables.items() if name not in skipped}
 
@@ -88,13 +111,19 @@ def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str =
         if name in theirs and theirs[name] != shape
     ]
     if differences:
+        kind = arrays.kind if isinstance(arrays, Weights) else None
         raise UserError(
-            f"{origin}: does not fit the network, nothing was loaded: {'; '.join(differences)}. "
+            f"{origin}: {f'holds {kind} and ' if kind else ''}does not fit the network, nothing was loaded: "
+            f"{'; '.join(differences)}. "
             "Choose the network and variant that the file is for, or skip the layers that shall start afresh "
             "(--reinit PATTERN)"
         )
     rows = ((name, shape, "skipped" if name in skipped else "loaded") for name, shape in variables.items())
     return LoadReport(origin, tuple(rows))
+
+
+def _variant(arrays: Arrays) -> str | None:
+    return arrays.kind.variant if isinstance(arrays, Weights) and arrays.kind else None
 
 
 def _names(names: list[str]) -> str:

@@ -10,10 +10,10 @@ They hold HWIO kernels and dense kernels whose rows are in height, width, channe
 """
 
 import io
+import json
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,7 @@ from numpy.lib import format as npy_format
 from barenets import UserError
 from barenets.weights import files
 from barenets.weights.pickles import Array, loads
-
-Arrays = Mapping[str, np.ndarray]
+from barenets.weights.rename import Arrays, Kind, Weights, canonical
 
 _NAMES = {
     "0": "weights",
@@ -40,7 +39,7 @@ _NAMES = {
 """What the converters call a layer's arrays -> what they are called here."""
 
 
-def read_npy(path: str) -> dict[str, np.ndarray]:
+def read_npy(path: str) -> Weights:
     """Canonical name (`conv1/weights`) -> array, for a `.npy` or a bare pickle of a dict.
 
     The arrays are read-only windows into the mapped file. Never runs code from the file. Raises
@@ -65,7 +64,7 @@ def read_npy(path: str) -> dict[str, np.ndarray]:
     _collect(content, (), arrays, set(), refuse)
     if not arrays:
         raise refuse("it holds no arrays")
-    return arrays
+    return canonical(arrays)
 
 
 def _header(view: memoryview) -> tuple[tuple[int, ...], bool, np.dtype, int]:
@@ -121,14 +120,15 @@ STATE, OPTIMIZER = "state.json", "optimizer/"
 """What a training checkpoint, itself a `.npz`, holds beside its weights (train/checkpoints.py)."""
 
 
-def read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str) -> Weights:
     """Canonical name -> array, for a `.npz` with names like `conv1/weights`, `conv1_W` or `conv1/W:0`.
 
     Of a training checkpoint only the weights are given. Raises UserError for a damaged archive and for an
     entry that holds Python objects.
     """
     arrays: dict[str, np.ndarray] = {}
-    for key, array in read_archive(path).items():
+    entries, comment = _archive(path)
+    for key, array in entries.items():
         if key == STATE or key.startswith(OPTIMIZER):
             continue
         name = _canonical(key)
@@ -137,17 +137,24 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         arrays[name] = array
     if not arrays:
         raise UserError(f"{path}: refused, it holds no arrays")
-    return arrays
+    kind = Kind.from_json(comment)
+    return Weights(arrays, kind) if kind else canonical(arrays)
 
 
 def read_archive(path: str) -> dict[str, np.ndarray]:
     """Entry -> array of a `.npz`, each checked against the archive's checksum. Raises UserError."""
-    arrays, entry = {}, ""
+    return _archive(path)[0]
+
+
+def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
+    """What `read_archive` gives, and the archive's comment as JSON."""
+    arrays, entry, comment = {}, "", None
     with files.opened(path) as file:
         try:
             file.seek(0, io.SEEK_END)
             size = file.tell()
             with zipfile.ZipFile(file) as archive:
+                comment = _json(archive.comment)
                 for info in archive.infolist():
                     entry = info.filename
                     # What np.savez writes; zlib makes at most 1032 bytes of one. zipfile believes any number.
@@ -160,7 +167,14 @@ def read_archive(path: str) -> dict[str, np.ndarray]:
         except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen kinds
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: refused, it is no sound .npz ({entry!r}: {reason!r:.300})") from None
-    return arrays
+    return arrays, comment
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _canonical(key: str) -> str:
@@ -173,13 +187,15 @@ def _canonical(key: str) -> str:
     return f"{layer}/{_NAMES.get(last, last)}"
 
 
-def write_npz(path: str, arrays: Arrays) -> None:
-    """Writes `arrays` under their canonical names, whole or not at all."""
+def write_npz(path: str, arrays: Arrays, kind: Kind | None = None) -> None:
+    """Writes `arrays` under their canonical names, whole or not at all, and `kind` as the archive's comment."""
     # np.savez has options of its own, which arrays must not be named after.
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 npy_format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+        if kind:
+            archive.comment = json.dumps(kind.to_json()).encode()
 
 
 def write_npy(path: str, arrays: Arrays) -> None:

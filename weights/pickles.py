@@ -168,7 +168,8 @@ class _Unpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, view: memoryview, admitted: Admitted, persistent: Callable[[Any], Any] | None) -> None:
-        super().__init__(_Stream(view), encoding="bytes")
+        self.stream = _Stream(view)
+        super().__init__(self.stream, encoding="bytes")
         self._admitted = {**_ADMITTED, **admitted}
         self._persistent = persistent
         self._room = len(view) + (1 << 20)  # for what functions make; each uses a part of the stream once
@@ -240,8 +241,19 @@ def loads(
     (`pickle.Unpickler.persistent_load`); without it, such a pickle is refused. Anything wrong with it
     raises `refuse(reason)`. No code of the file's choosing runs.
     """
+    return load(view, refuse, admitted, persistent)[0]
+
+
+def load(
+    view: memoryview,
+    refuse: Callable[[str], UserError],
+    admitted: Admitted = MappingProxyType({}),
+    persistent: Callable[[Any], Any] | None = None,
+) -> tuple[Any, memoryview]:
+    """As `loads`, and what follows the pickle."""
     try:
-        return _Unpickler(view, admitted, persistent).load()
+        unpickler = _Unpickler(view, admitted, persistent)
+        return unpickler.load(), view[unpickler.stream.at :]
     except (UserError, EOFError) as error:
         raise refuse(str(error)) from None
     except KeyError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from barenets import UserError
 from barenets.weights import files, torch
-from barenets.weights.npy import Arrays
+from barenets.weights.rename import Arrays, Kind, Weights, canonical
 
 _DTYPES = {
     "F64": "<f8",
@@ -29,7 +29,6 @@ _DTYPES = {
     "BOOL": "?",
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_OURS = {"format": "barenets"}
 _LARGEST_TABLE = 100_000_000  # bytes, as in the format's own reader
 
 
@@ -38,21 +37,24 @@ def is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST_TABLE
 
 
-def read_safetensors(path: str) -> dict[str, np.ndarray]:
+def read_safetensors(path: str) -> Weights:
     """Canonical name -> array.
 
     What `write_safetensors` wrote comes back as it was; other files have torch's names and layout
-    (`torch.canonical`). bfloat16 becomes float32, other types stay. Raises UserError for a damaged file.
+    (`torch.from_state_dict`). bfloat16 becomes float32, other types stay. Raises UserError for a damaged file.
     """
     view = files.view(path)
     try:
-        arrays, ours = _read(view)
-        return arrays if ours else torch.canonical(arrays)
+        arrays, metadata = _read(view)
+        if metadata.pop("format", None) != "barenets":
+            return torch.from_state_dict(arrays)
+        kind = Kind.from_json(metadata)
+        return Weights(arrays, kind) if kind else canonical(arrays)
     except UserError as error:
         raise UserError(f"{path}: refused as .safetensors, {str(error)[:300]}") from None
 
 
-def _read(view: memoryview) -> tuple[dict[str, np.ndarray], bool]:
+def _read(view: memoryview) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     size = int.from_bytes(view[:8], "little")
     if 8 + size > len(view):
         raise UserError(f"it ends in the middle of its table of {size} bytes; is the file complete?")
@@ -62,7 +64,7 @@ def _read(view: memoryview) -> tuple[dict[str, np.ndarray], bool]:
         raise UserError("its table is no JSON") from None
     if not isinstance(table, dict):
         raise UserError("its table is no JSON object")
-    ours = table.pop("__metadata__", None) == _OURS
+    metadata = table.pop("__metadata__", None)
     numbers, end = view[8 + size :], 0
     arrays = {}
     for name, entry in sorted(table.items(), key=_place):
@@ -76,7 +78,7 @@ def _read(view: memoryview) -> tuple[dict[str, np.ndarray], bool]:
         arrays[name] = _array(name, data, dtype, shape)
     if not arrays:
         raise UserError("it holds no arrays")
-    return arrays, ours
+    return arrays, dict(metadata) if isinstance(metadata, dict) else {}
 
 
 def _place(item: tuple[str, Any]) -> tuple[int, int]:
@@ -101,15 +103,18 @@ def _array(name: str, data: memoryview, dtype: str, shape: list[int]) -> np.ndar
     return np.frombuffer(data, kind).reshape(shape)
 
 
-def write_safetensors(path: str, arrays: Arrays) -> None:
-    """Writes `arrays` under their own names and in their own layout. The file is there whole or not at all."""
-    table: dict[str, Any] = {"__metadata__": _OURS}
+def write_safetensors(path: str, arrays: Arrays, kind: Kind | None = None) -> None:
+    """Writes `arrays` under their own names and in their own layout, and `kind` as metadata.
+
+    The file is there whole or not at all.
+    """
+    table: dict[str, Any] = {"__metadata__": {"format": "barenets"} | (kind.to_json() if kind else {})}
     at = 0
     for name, array in arrays.items():
-        kind = _NAMES.get(array.dtype.newbyteorder("<"))
-        if kind is None:
+        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
+        if dtype is None:
             raise UserError(f"{path}: {name} is of type {array.dtype}, which .safetensors does not have")
-        table[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        table[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
         at += array.nbytes
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8

@@ -4,14 +4,17 @@
     NAME/data/0       the numbers of storage 0, uncompressed
     NAME/byteorder    little or big; absent in older files, which are little
 
-(torch/serialization.py, `_save`.) The pickle is read as data (`weights.pickles`); a tensor is a window
-into the mapped file.
+or, until torch 1.6, five pickles and then the storages, one after the other:
+
+    magic number, protocol, {'little_endian': True, ...}, the state dict, [keys of storages]
+    8 bytes, how many numbers; the numbers     of each storage, in the order of the keys
+
+(torch/serialization.py, `_save` and `_legacy_save`.) The pickles are read as data (`weights.pickles`); a tensor
+is a window into the mapped file.
 """
 
 import math
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +22,10 @@ import numpy as np
 
 from barenets import UserError
 from barenets.weights import files
-from barenets.weights.pickles import Stateful, loads, mapping
+from barenets.weights.pickles import Stateful, load, loads, mapping
+from barenets.weights.rename import Weights, canonical
 
-_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py MAGIC_NUMBER, pickled
+_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py MAGIC_NUMBER, pickled by any protocol
 
 _DTYPES = {
     "DoubleStorage": "f8",
@@ -44,8 +48,6 @@ _NAMES = {
 }
 _NORM_NAMES = {**_NAMES, "weight": "gamma", "bias": "beta"}
 
-Members = Mapping[str, zipfile.ZipInfo]
-
 
 @dataclass(frozen=True)
 class _Storage:
@@ -62,78 +64,105 @@ class _Dict(dict, Stateful):
 def is_torch(path: str) -> bool:
     """Whether the file at `path` is one of torch's, in the zip format or the one before."""
     start = bytes(files.view(path)[:256])
-    if start.startswith(_LEGACY):
+    if _LEGACY in start[:32]:
         return True
     if not start.startswith(b"PK"):
         return False
     try:
-        return b"/data.pkl" in start or _root(_members(path)) is not None  # the former survives truncation
+        return b"/data.pkl" in start or _root(files.members(path)) is not None  # the former survives truncation
     except UserError:
         return False
 
 
-def read_torch(path: str) -> dict[str, np.ndarray]:
-    """Canonical name -> array for a state dict: `features.0.weight` OIHW -> `features.0/weights` HWIO.
+def read_torch(path: str) -> Weights:
+    """Canonical name -> array for a state dict; a layer that is no network's of ours keeps its name.
 
-    Dense kernels become [in, out]; their rows keep torch's order (see `reorder_chw`). Batch norm, known
-    by its 1-D weight, becomes gamma, beta, moving_mean, moving_variance; num_batches_tracked is dropped.
-    bfloat16 becomes float32, other types stay. Never runs code from the file. Raises UserError for a file
-    that is damaged, in the format of before torch 1.6, or anything but a dict of tensors.
+    `features.0.weight` OIHW becomes `conv1/weights` HWIO. Batch norm, known by its 1-D weight, becomes gamma,
+    beta, moving_mean, moving_variance; num_batches_tracked is dropped. bfloat16 becomes float32, other types
+    stay. Never runs code from the file. Raises UserError for a file that is damaged, or anything but a dict of
+    tensors.
     """
     view = files.view(path)
-    if bytes(view[: len(_LEGACY)]) == _LEGACY:
-        raise UserError(
-            f"{path}: is in the format of before torch 1.6; re-save it: "
-            "torch.save(torch.load(path, map_location='cpu'), path)"
-        )
     try:
-        return canonical(_tensors(view, _members(path)))
+        legacy = _LEGACY in bytes(view[:32])
+        return from_state_dict(_legacy_tensors(view) if legacy else _tensors(view, files.members(path)))
     except UserError as error:
         raise UserError(f"{path}: refused, {str(error)[:300]}") from None
 
 
-def reorder_chw(weights: np.ndarray, channels: int, height: int, width: int) -> np.ndarray:
-    """Dense weights [channels·height·width, out] with their rows in height, width, channel order.
-
-    For the first dense layer after a map, which torch flattens channels first and TensorFlow channels last.
-    Raises UserError for weights of another shape.
-    """
-    if weights.ndim != 2 or len(weights) != channels * height * width:
-        raise UserError(f"dense weights of shape {weights.shape} do not follow a map of {channels}×{height}×{width}")
-    return weights.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(weights.shape)
-
-
-def _members(path: str) -> dict[str, zipfile.ZipInfo]:
-    try:
-        with files.opened(path) as file, zipfile.ZipFile(file) as archive:
-            return {info.filename: info for info in archive.infolist()}
-    except Exception as error:  # a damaged directory can be any nonsense
-        raise UserError(f"it is no sound zip archive ({error}); is the file complete?") from None
-
-
-def _root(members: Members) -> str | None:
+def _root(members: files.Members) -> str | None:
     return next((name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")), None)
 
 
-def _tensors(view: memoryview, members: Members) -> Any:
+def _tensors(view: memoryview, members: files.Members) -> Any:
     """What data.pkl holds; UserErrors do not name the file yet."""
     root = _root(members)
     if root is None:
         raise UserError("it has no data.pkl, so it is no state dict of torch's")
     if sum(info.file_size for info in members.values() if not info.compress_type) > len(view):
         raise UserError("its members overlap")
-    big = f"{root}byteorder" in members and _member(view, members, f"{root}byteorder") == b"big"
+    big = f"{root}byteorder" in members and files.member(view, members, f"{root}byteorder") == b"big"
     storages: dict[tuple[str, str], _Storage] = {}
 
     def storage(reference: Any) -> _Storage:
-        kind, dtype, key, _, _ = reference
-        # A pickle could also spell a type out, such as Python objects.
-        if kind != "storage" or dtype not in _DTYPES.values() or not isinstance(key, str):
-            raise UserError("it asks for what is no storage")
+        dtype, key, _ = _reference(reference)
         if (dtype, key) not in storages:
-            data = _member(view, members, f"{root}data/{key}")
+            data = files.member(view, members, f"{root}data/{key}")
             storages[dtype, key] = _Storage(_numbers(data, dtype, ">" if big else "<"))
         return storages[dtype, key]
+
+    return loads(files.member(view, members, f"{root}data.pkl"), UserError, _admitted(_tensor(len(view))), storage)
+
+
+def _legacy_tensors(view: memoryview) -> Any:
+    """What the fourth pickle holds; where its storages lie is known only after the fifth, so it is read twice."""
+    rest = view
+    for _ in range(2):
+        _, rest = load(rest, UserError)
+    system, rest = load(rest, UserError)
+    if not isinstance(system, dict) or not isinstance(system.get("little_endian"), bool):
+        raise UserError("it does not say the order of its bytes")
+    asked: dict[str, tuple[str, int]] = {}
+
+    def note(reference: Any) -> None:
+        dtype, key, size = _reference(reference)
+        if asked.setdefault(key, (dtype, size)) != (dtype, size):
+            raise UserError(f"it asks for the storage {key!r:.40} in two sizes")
+
+    content = rest
+    _, rest = load(content, UserError, _admitted(lambda *_: None), note)
+    keys, rest = load(rest, UserError)
+    if not isinstance(keys, list) or set(map(str, keys)) != set(asked) or len(keys) != len(asked):
+        raise UserError("its storages are not those that its tensors ask for")
+    storages: dict[str, _Storage] = {}
+    for key in keys:
+        dtype, size = asked[key]
+        data = rest[8 : 8 + size * _itemsize(dtype)]
+        if int.from_bytes(rest[:8], "little") != size or len(data) != size * _itemsize(dtype):
+            raise UserError(f"it ends in the middle of the storage {key!r:.40}; is the file complete?")
+        storages[key] = _Storage(_numbers(data, dtype, "<" if system["little_endian"] else ">"))
+        rest = rest[8 + len(data) :]
+    tensors, _ = load(
+        content, UserError, _admitted(_tensor(len(view))), lambda reference: storages[_reference(reference)[1]]
+    )
+    return tensors
+
+
+def _reference(reference: Any) -> tuple[str, str, int]:
+    """Type, key and count of numbers of the storage that a pickle asks for."""
+    kind, dtype, key, _, size, *_ = reference
+    # A pickle could also spell a type out, such as Python objects.
+    if kind != "storage" or dtype not in _DTYPES.values() or not isinstance(key, (str, bytes)):
+        raise UserError("it asks for what is no storage")
+    return dtype, key.decode("latin1") if isinstance(key, bytes) else key, int(size)
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _tensor(room: int) -> Callable[..., np.ndarray]:
+    """What makes a tensor, a window into its storage, in a file of `room` bytes."""
 
     def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
         # int: NumPy's integers, which a pickle may hold, overflow.
@@ -144,7 +173,7 @@ def _tensors(view: memoryview, members: Members) -> Any:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         inside = min(offset, *size, *stride, 0) == 0 and (last < numbers.size or 0 in size)
         # With a stride of 0 a few bytes can pose as an array beyond any memory.
-        if not inside or math.prod(size) > len(view):
+        if not inside or math.prod(size) > room:
             raise UserError(
                 f"a tensor of shape {size}, strides {stride} and offset {offset} does not fit its storage "
                 f"of {numbers.size} numbers"
@@ -152,28 +181,18 @@ def _tensors(view: memoryview, members: Members) -> Any:
         strides = [step * numbers.itemsize for step in stride]
         return np.ndarray(size, numbers.dtype, numbers, offset * numbers.itemsize, strides)  # checks again
 
-    admitted = {
+    return tensor
+
+
+def _admitted(tensor: Callable[..., Any]) -> dict[tuple[str, str], Any]:
+    """What the pickle of a state dict may ask for."""
+    return {
         ("collections", "OrderedDict"): lambda pairs=(): _Dict(mapping(pairs)),
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         **{("torch", name): dtype for name, dtype in _DTYPES.items()},
     }
-    return loads(_member(view, members, f"{root}data.pkl"), UserError, admitted, storage)
-
-
-def _member(view: memoryview, members: Members, name: str) -> memoryview:
-    if name not in members:
-        raise UserError(f"it lacks its member {name!r}")
-    info = members[name]
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"its member {name!r} is compressed, which torch.save does not do")
-    # The local header is 30 bytes, a name, and padding; only it knows how long those two are here.
-    lengths = view[info.header_offset + 26 : info.header_offset + 30]
-    begin = info.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
-    data = view[begin : begin + info.file_size]
-    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-        raise UserError(f"its member {name!r} is damaged: its checksum is wrong")
-    return data
 
 
 def _numbers(data: memoryview, dtype: str, order: str) -> np.ndarray:
@@ -189,7 +208,7 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def canonical(state: Any) -> dict[str, np.ndarray]:
+def from_state_dict(state: Any) -> Weights:
     """A state dict, name -> array, under canonical names and in our layout; see `read_torch`. Raises UserError."""
     if not isinstance(state, dict) or not state:
         raise UserError("it holds no state dict; save net.state_dict()")
@@ -209,4 +228,4 @@ def canonical(state: Any) -> dict[str, np.ndarray]:
         if part == "weight" and array.ndim > 1:
             array = array.transpose(*range(2, array.ndim), 1, 0)
         arrays[name] = array
-    return arrays
+    return canonical(arrays, "torch")

@@ -112,7 +112,7 @@ def test_links_out_of_the_file_are_refused(tmp_path):
     with h5py.File(path, "a") as file:
         del file["a/a/kernel:0"]
         file["a/a/kernel:0"] = h5py.ExternalLink(other, "/a/a/kernel:0")
-    with pytest.raises(UserError, match=r"x\.h5: refused .* is a link to elsewhere"):
+    with pytest.raises(UserError, match=r"x\.h5: refused .* links to other files"):
         weights.read(path)
 
 
@@ -122,16 +122,18 @@ def test_an_array_that_is_not_there(tmp_path):
     with h5py.File(path, "a") as file:
         file["a"].create_dataset("a/kernel:0", (1 << 20, 1 << 18), np.float32, chunks=(1024, 1024))
         file["a"].attrs["weight_names"] = [b"a/kernel:0"]
-    with pytest.raises(UserError, match=r"claims 1,099,511,627,776 bytes and stores 0"):
+    with pytest.raises(UserError, match=r"has 0 chunks where 262144 were expected"):
         weights.read(path)
 
 
 def test_no_weights_of_keras(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["data"] = np.ones(3)
-    with pytest.raises(UserError, match="no layer_names"):
+    with pytest.raises(UserError, match="neither layer_names nor layers"):
         weights.read(str(tmp_path / "x.h5"))
     cut = tmp_path / "cut.h5"
     cut.write_bytes((tmp_path / "x.h5").read_bytes()[:700])
-    with pytest.raises(UserError, match=r"cut\.h5: cannot be read as HDF5 .*is the file complete\?"):
+    with pytest.raises(
+        UserError, match=r"cut\.h5: refused as Keras's, it ends at byte 700 of .*is the file complete\?"
+    ):
         weights.read(str(cut))

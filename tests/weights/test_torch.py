@@ -13,7 +13,8 @@ import pytest
 from barenets import UserError, weights
 from barenets.nets.alexnet import AlexNet
 from barenets.weights import catalog
-from barenets.weights.torch import is_torch, read_torch, reorder_chw
+from barenets.weights.rename import Kind, canonical, reorder_chw
+from barenets.weights.torch import is_torch, read_torch
 
 
 def pickled(value: Any) -> bytes:
@@ -66,11 +67,9 @@ class TestWrittenByTorch:
     def test_names_and_layouts_of_a_network_shaped_as_torchvisions(self, torch: Any, path: Path) -> None:
         net = alexnet(torch, (2, 3, 4, 5, 6), 7, 8)
         arrays = read_torch(self.saved(torch, path, net.state_dict()))
-        assert list(arrays)[:3] == ["features.0/weights", "features.0/biases", "features.3/weights"]
-        assert len(arrays) == 16
-        for name, theirs in net.state_dict().items():
-            layer, _, part = name.rpartition(".")
-            ours = arrays[f"{layer}/{'weights' if part == 'weight' else 'biases'}"]
+        layers = [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7", "fc8"]
+        assert list(arrays) == [f"{layer}/{part}" for layer in layers for part in ("weights", "biases")]
+        for ours, theirs in zip(arrays.values(), net.state_dict().values(), strict=True):
             if theirs.ndim == 4:  # OIHW
                 ours = ours.transpose(3, 2, 0, 1)
             np.testing.assert_array_equal(ours.T if theirs.ndim == 2 else ours, theirs.numpy())
@@ -93,10 +92,10 @@ class TestWrittenByTorch:
             for parameter in theirs.parameters():
                 if parameter.ndim > 1:
                     parameter *= 6**0.5  # torch's own start, which gives logits of 0.01, becomes He et al.'s
-        entry = catalog.find("torchvision_alexnet")
-        net = AlexNet(variant=entry.variant)
+        net = AlexNet(variant="one_tower")
         arrays = read_torch(self.saved(torch, path, theirs.state_dict()))
-        assert not weights.load(net, catalog.canonical(entry, arrays)).skipped
+        assert arrays.kind == Kind("alexnet", "one_tower", "torch") == catalog.find("torchvision_alexnet").kind
+        assert not weights.load(net, arrays).skipped
 
         x = np.random.default_rng(0).standard_normal((2, 224, 224, 3), np.float32)
         with torch.no_grad():
@@ -149,11 +148,31 @@ class TestWrittenByTorch:
         arrays = read_torch(self.saved(torch, path, net.state_dict(), pickle_protocol=protocol))
         np.testing.assert_array_equal(arrays["weights"], net.weight.detach().numpy().T)
 
-    def test_old_format_is_told_apart(self, torch: Any, path: Path) -> None:
-        self.saved(torch, path, {"a": torch.ones(2)}, _use_new_zipfile_serialization=False)
+    @pytest.mark.parametrize("protocol", [2, 4])
+    def test_format_of_before_torch_1_6(self, torch: Any, path: Path, protocol: int) -> None:
+        base = torch.arange(24.0).reshape(4, 6)
+        views = {
+            "base": base,
+            "inside": base[1:3, 2:5],
+            "half": torch.arange(3).to(torch.bfloat16),
+            "empty": torch.zeros(0, dtype=torch.int64),
+            "parameter": torch.nn.Parameter(torch.ones(2, 3)),
+        }
+        self.saved(torch, path, views, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
         assert is_torch(str(path))
-        with pytest.raises(UserError, match=r"before torch 1\.6; re-save it: torch\.save"):
-            read_torch(str(path))
+        arrays = weights.read(str(path))
+        assert list(arrays) == list(views)
+        for name, view in views.items():
+            np.testing.assert_array_equal(arrays[name], view.detach().float().numpy())
+
+    def test_every_cut_of_the_old_format_is_refused(self, torch: Any, path: Path) -> None:
+        content = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
+        self.saved(torch, path, content, _use_new_zipfile_serialization=False)
+        whole = path.read_bytes()
+        for size in range(32, len(whole)):
+            path.write_bytes(whole[:size])
+            with pytest.raises(UserError, match=r"net\.pth: refused, "):
+                read_torch(str(path))
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -346,11 +365,10 @@ class TestCanonical:
             reorder_chw(np.zeros(shape), 2, 3, 4)
 
     def test_renames_and_drops(self) -> None:
-        entry = catalog.find("lpips_alexnet_conv")
-        names = ["AlexNet_0/Conv_0/weights", "AlexNet_0/Conv_4/biases", "NetLinLayer_0/Conv_0/weights"]
-        arrays = catalog.canonical(entry, {name: np.zeros(3) for name in names})
-        assert list(arrays) == ["conv1/weights", "conv5/biases"]
+        names = [*(f"AlexNet_0/Conv_{i}/weights" for i in range(5)), "NetLinLayer_0/Conv_0/weights"]
+        arrays = canonical({name: np.zeros((1, 1)) for name in names})
+        assert list(arrays) == [f"conv{i}/weights" for i in range(1, 6)]
 
     def test_keeps_what_needs_no_renaming(self) -> None:
         arrays = {"conv1/weights": np.zeros(3), "scale": np.zeros(1)}
-        assert list(catalog.canonical(catalog.find("bvlc_alexnet"), arrays)) == list(arrays)
+        assert list(canonical(arrays)) == list(arrays)
