@@ -8,6 +8,7 @@ from barenets import UserError
 from barenets.nets import alexnet, googlenet, inception, resnet
 from barenets.nets.alexnet import AlexNet
 from barenets.nets.googlenet import GoogLeNet
+from barenets.nets.heads import DenseHead, GLUHead, Headed, LinearHead
 from barenets.nets.inception import InceptionV2, InceptionV3
 from barenets.nets.resnet import ResNet
 from barenets.nets.vgg import VGG
@@ -17,9 +18,13 @@ __all__ = [
     "NETWORKS",
     "VGG",
     "AlexNet",
+    "DenseHead",
+    "GLUHead",
     "GoogLeNet",
+    "Headed",
     "InceptionV2",
     "InceptionV3",
+    "LinearHead",
     "ResNet",
     "Xception",
     "build",
