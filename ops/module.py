@@ -126,16 +126,16 @@ class LayerTable(tuple[Layer, ...]):
         return aligned(rows)
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """`rows` as the lines of a table: the first column to the left, the others to the right."""
+def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """`rows` as the lines of a table: the first `left` columns to the left, the others to the right."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
-    def line(first: str, *rest: str) -> str:
-        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]
-        return "  ".join(cells).rstrip()
+    def line(row: Sequence[str]) -> str:
+        sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+        return "  ".join(side(cell, w) for side, cell, w in zip(sides, row, widths, strict=True)).rstrip()
 
-    return "\n".join(line(*row) for row in rows)
+    return "\n".join(map(line, rows))
 
 
 def _count(number: int) -> str:

@@ -98,6 +98,30 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    listing = command("list", _list, "name the networks, and the published weights that are known")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+
+    fetching = command(
+        "fetch",
+        _fetch,
+        "download published weights, or go on where a download was cut, and say where they are",
+        "  barenets fetch torchvision_resnet50\n\n"
+        "They are kept in $BARENETS_CACHE, or ~/.cache/barenets. The names are those of `barenets list`; each can\n"
+        "stand for a file after --weights, too.",
+    )
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="names in the catalog")
+
+    conversion = command(
+        "convert",
+        _convert,
+        "write a weight file in another form, under this package's names and in its layout",
+        "  barenets convert resnet50-0676ba61.pth resnet50.safetensors\n"
+        "  barenets convert bvlc_alexnet.caffemodel bvlc_alexnet.npy\n\n"
+        "The ending of OUT says which: .npz, .safetensors, or .npy of {layer: [W, b]}. Numbers stay as they are.",
+    )
+    conversion.add_argument("source", metavar="IN", help="a weight file, or a name in the catalog")
+    conversion.add_argument("target", metavar="OUT", help="the file to write")
+
     _finetune_options(
         command(
             "finetune",
@@ -198,9 +222,9 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which network")
     group.add_argument("--checkpoint", metavar="DIR", help="a run's log folder, or one of its checkpoint files")
     group.add_argument("--weights", metavar="FILE_OR_NAME", help="a weight file, or a name in the catalog")
-    group.add_argument("--net", metavar="NAME", help="default alexnet")
+    group.add_argument("--net", metavar="NAME", help="default the one that the weights are for")
     group.add_argument("--variant", metavar="V", help="default the one that the weights are known to be for")
-    group.add_argument("--num-classes", type=_positive, default=1000, metavar="N", help="default 1000, as in ImageNet")
+    group.add_argument("--num-classes", type=_positive, metavar="N", help="default as many as the weights have")
 
 
 def _picture_options(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +267,7 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
         "weight file or name in the catalog; from scratch if not given",
         metavar="FILE_OR_NAME",
     )
-    option(net, "--net", "default alexnet", metavar="NAME")
+    option(net, "--net", "default the one that the weights are for, or alexnet", metavar="NAME")
     option(net, "--variant", "default the one that the weights are known to be for", metavar="V")
     option(net, "--layers", "what trains (default everything)", nargs="+", metavar="PATTERN")
     option(net, "--reinit", "what starts afresh instead of being loaded", nargs="+", metavar="PATTERN")
@@ -278,6 +302,47 @@ def _rate(text: str) -> tuple[str, float]:
         return pattern, float(factor)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected PATTERN=NUMBER, got {text!r}") from None
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from barenets import nets
+    from barenets.ops import aligned
+    from barenets.weights import catalog
+
+    networks = {name: nets.variants(name) for name in nets.NETWORKS}
+    if arguments.json:
+        entries = [entry.to_json() for entry in catalog.ENTRIES]
+        print(json.dumps({"networks": networks, "weights": entries}))
+        return _DONE
+    print(
+        aligned([("network", "variants, the default first"), *((n, ", ".join(v)) for n, v in networks.items())], left=2)
+    )
+    print()
+    rows: list[tuple[str, ...]] = [("weights", "network", "variant", "MB", "top-1", "top-5", "licence")]
+    for entry in catalog.ENTRIES:
+        size = f"{entry.size / 1e6:.0f}" if entry.size else "?"
+        accuracy = (f"{share:.1f}" if share else "?" for share in (entry.top1, entry.top5))
+        rows.append((entry.name, entry.net, entry.variant, size, *accuracy, entry.licence))
+    print(aligned(rows, left=3))
+    return _DONE
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from barenets.weights import fetch
+
+    for name in arguments.names:
+        print(fetch.fetch(name, say=_complain), flush=True)
+    return _DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from barenets import weights
+
+    arrays = weights.read(arguments.source)
+    weights.save(arguments.target, arrays)
+    what = f"{arrays.kind}: " if arrays.kind else ""
+    print(f"{arguments.target}: {what}{len(arrays)} arrays, {sum(a.size for a in arrays.values()):,} values")
+    return _DONE
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
@@ -317,8 +382,7 @@ def _model(arguments: argparse.Namespace) -> Any:
         raise UserError("say which network: either --checkpoint DIR, of a run of yours, or --weights FILE")
     if arguments.checkpoint:
         return model.from_checkpoint(arguments.checkpoint)
-    name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
-    return model.from_weights(arguments.weights, name, variant, arguments.num_classes)
+    return model.from_weights(arguments.weights, arguments.net, arguments.variant, arguments.num_classes)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -379,7 +443,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         arrays, title = weights.read(arguments.weights), arguments.weights
     if arguments.net or not (arguments.checkpoint or arguments.weights):
         name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
-        net = nets.build(name, num_classes=arguments.num_classes, variant=variant)
+        net = nets.build(name, num_classes=arguments.num_classes or 1000, variant=variant)
         if not (arguments.checkpoint or arguments.weights):
             table = layer_table(net)
             rows = [vars(layer) for layer in table]
@@ -393,7 +457,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"source": title, "arrays": content, "values": sum(a.size for a in arrays.values())}))
         return _DONE
-    print(title)
+    print(f"{title}: {arrays.kind}" if isinstance(arrays, weights.Weights) and arrays.kind else title)
     lines = [("array", "shape", "dtype", "lowest", "highest")]
     for name, a in arrays.items():
         lines.append((name, "×".join(map(str, a.shape)), str(a.dtype), f"{a.min():.3g}", f"{a.max():.3g}"))

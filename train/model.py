@@ -23,7 +23,10 @@ def choose_network(source: str | None, net: str | None, variant: str | None) -> 
 
     What is missing follows from the weights' content. Raises UserError if that does not tell the network.
     """
-    kind = weights.identify(source) if source else None
+    return _choose(source, weights.identify(source) if source else None, net, variant)
+
+
+def _choose(source: str | None, kind: Kind | None, net: str | None, variant: str | None) -> tuple[str, str]:
     if net is None:
         if source and kind is None:
             raise UserError(f"{source}: is for no network that is known by its layers; say which with --net")
@@ -35,9 +38,12 @@ def choose_network(source: str | None, net: str | None, variant: str | None) -> 
 
 def preprocessing_for(source: str | None, name: str, variant: str, net: Any) -> Preprocessing:
     """What the weights `source` want. Raises UserError if that is not the size of picture that `net` takes."""
+    return _preprocessing(source, weights.identify(source) if source else None, name, variant, net)
+
+
+def _preprocessing(source: str | None, kind: Kind | None, name: str, variant: str, net: Any) -> Preprocessing:
     entry = weights.known(source)
     side = net.input_shape[0]
-    kind = weights.identify(source) if source else None
     guess = catalog.preprocessing(Kind(name, variant, kind.origin if kind else ""), side)
     wanted = entry.preprocessing if entry else guess
     if wanted.crop != side:
@@ -57,10 +63,15 @@ def from_checkpoint(source: str) -> Model:
     return Model(net, tuple(state["class_names"]), Preprocessing(**state["preprocessing"]), state["settings"])
 
 
-def from_weights(source: str, name: str, variant: str, num_classes: int) -> Model:
-    """A weight file's network; 1000 classes have ImageNet's names."""
-    net = nets.build(name, num_classes=num_classes, variant=variant)
-    preprocessing = preprocessing_for(source, name, variant, net)
-    weights.load(net, source)
+def from_weights(source: str, net: str | None, variant: str | None, num_classes: int | None) -> Model:
+    """A weight file's network; what is None follows from the file. 1000 classes have ImageNet's names."""
+    entry = weights.known(source)
+    arrays = weights.read(source)
+    kind = entry.kind if entry else arrays.kind
+    name, variant = _choose(source, kind, net, variant)
+    num_classes = num_classes or arrays.num_classes or 1000
+    built = nets.build(name, num_classes=num_classes, variant=variant)
+    preprocessing = _preprocessing(source, kind, name, variant, built)
+    weights.load(built, arrays, origin=source)
     names = catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
-    return Model(net, names, preprocessing, {})
+    return Model(built, names, preprocessing, {})

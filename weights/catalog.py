@@ -5,9 +5,10 @@ digests are facts from the sites themselves or from Intel's open_model_zoo, whic
 digests of torchvision's files from repositories that hashed them, whose beginning is in the file's name.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from barenets import UserError
 from barenets.ops.image import Preprocessing
@@ -35,6 +36,9 @@ class Entry:
     licence: str
     class_offset: int = 0
     """Classes in the file before ImageNet's first, such as slim's background; they are not loaded."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     @property
     def net(self) -> str:

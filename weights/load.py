@@ -64,8 +64,10 @@ class LoadReport:
         return f"{table}\n{summary}"
 
 
-def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> LoadReport:
-    """Assigns the weights in `source`, a file or named arrays, to the variables of `net`.
+def load(
+    net: tf.Module, source: str | Arrays, skip: Iterable[str] = (), origin: str = "the given arrays"
+) -> LoadReport:
+    """Assigns the weights in `source`, a file or named arrays from `origin`, to the variables of `net`.
 
     Strict and two-sided: unless the network and the source have the same names and shapes, apart from
     what the patterns `skip` select (`ops.select`) on either side, it raises UserError with every
@@ -74,7 +76,7 @@ def load(net: tf.Module, source: str | Arrays, skip: Iterable[str] = ()) -> Load
 
     Warns where the weights fit by their shapes but are known to be another variant's.
     """
-    arrays, origin = (read(source), source) if isinstance(source, str) else (source, "the given arrays")
+    arrays, origin = (read(source), source) if isinstance(source, str) else (source, origin)
     report = plan(net, arrays, skip, origin)
     theirs, ours = _variant(arrays), getattr(net, "variant", None)
     if theirs and ours and theirs != ours:

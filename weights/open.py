@@ -1,6 +1,7 @@
 """From a file, or a name in the catalog, to arrays under canonical names."""
 
 import os
+import warnings
 
 from barenets import UserError
 from barenets.weights import catalog, fetch, files
@@ -23,7 +24,7 @@ def read(source: str) -> Weights:
     kernels [in, out] with rows in height, width, channel order. `kind` of the result says what it is for, where
     that could be told. A name in the catalog is downloaded unless it has been. Raises UserError.
     """
-    path = fetch.fetch(source) if known(source) else source
+    path = fetch.fetch(source, say=warnings.warn) if known(source) else source
     if prefix := checkpoint_prefix(path):
         return read_tf_checkpoint(prefix)
     start = bytes(files.view(path)[:16])
