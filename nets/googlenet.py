@@ -68,9 +68,9 @@ class GoogLeNet(tf.Module):
     """Going Deeper with Convolutions (Szegedy et al. 2015, table 1), with the names of BVLC's prototxt.
 
         module        output       1×1  3×3 reduce  3×3  5×5 reduce  5×5  pool proj  parameters
-        conv1         112×112×64                                                    9,472
+        conv1         112×112×64                                                     9,472
         pool1         56×56×64
-        conv2         56×56×192         64          192                             114,944
+        conv2         56×56×192         64          192                              114,944
         pool2         28×28×192
         inception_3a  28×28×256    64   96          128  16          32   32         163,696
         inception_3b  28×28×480    128  128         192  32          96   64         388,736
@@ -84,8 +84,8 @@ class GoogLeNet(tf.Module):
         inception_5a  7×7×832      256  160         320  32          128  128        1,043,456
         inception_5b  7×7×1024     384  192         384  48          128  128        1,444,080
         pool5         1024
-        loss3         1000                                                          1,025,000
-        total                                                                       6,998,552
+        loss3         1000                                                           1,025,000
+        total                                                                        6,998,552
 
     In training two more classifiers, loss1 and loss2, hang on inception_4a and 4d (3,188,840 and 3,190,888
     parameters more); their losses count `auxiliary` times as much as the last one's. Otherwise they are
