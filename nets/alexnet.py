@@ -124,14 +124,17 @@ class AlexNet(tf.Module):
 
     def __init__(
         self,
-        num_classes: int = 1000,
+        num_classes: int | None = 1000,
         variant: str = "alexnet",
         *,
         channels: int = 3,
         dropout_rate: float = 0.5,
         seed: int = 0,
     ) -> None:
-        """Variables are float32 and drawn from `seed`. Raises ValueError for an unknown variant."""
+        """Variables are float32 and drawn from `seed`. `num_classes` None leaves fc6 to fc8 out.
+
+        Raises ValueError for an unknown variant.
+        """
         super().__init__()
         self.variant = variant
         if variant not in VARIANTS:
@@ -157,9 +160,11 @@ class AlexNet(tf.Module):
         self.conv3 = Conv2D(c2, c3, 3, padding=1, groups=g3, **start(3, 0.01, 0.0))
         self.conv4 = Conv2D(c3, c4, 3, padding=1, groups=g4, **start(4, 0.01, one))
         self.conv5 = Conv2D(c4, c5, 3, padding=1, groups=g5, **start(5, 0.01, one))
-        self.fc6 = Dense(6 * 6 * c5, 4096, **start(6, 0.005, one))
-        self.fc7 = Dense(4096, 4096, **start(7, 0.005, one))
-        self.fc8 = Dense(4096, num_classes, **start(8, 0.01, 0.0))
+        self._has_head = num_classes is not None
+        if num_classes is not None:
+            self.fc6 = Dense(6 * 6 * c5, 4096, **start(6, 0.005, one))
+            self.fc7 = Dense(4096, 4096, **start(7, 0.005, one))
+            self.fc8 = Dense(4096, num_classes, **start(8, 0.01, 0.0))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -169,7 +174,7 @@ class AlexNet(tf.Module):
     def __call__(
         self, x: tf.Tensor, *, train: bool = False, rng: tf.Tensor | None = None, tap: Tap | None = None
     ) -> tf.Tensor:
-        """Logits [N, num_classes] of pictures [N, *input_shape].
+        """Logits [N, num_classes] of pictures [N, *input_shape]; without the head, pool5 [N, 6, 6, 256].
 
         `rng`, a stateless seed (int32 [2]), is needed where `train` is true: dropout draws from it.
         """
@@ -204,6 +209,8 @@ class AlexNet(tf.Module):
         x = layer("conv5", self.conv5, x)
         x = layer("relu5", relu, x)
         x = layer("pool5", pool, x)  # 6×6
+        if not self._has_head:
+            return x
         x = tf.reshape(x, [-1, self.fc6.weights.shape[0]])
         x = dropout_if_before(x, "fc6", "drop5")
         x = layer("fc6", self.fc6, x)
