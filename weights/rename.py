@@ -64,8 +64,13 @@ CLASSIFIERS = ("fc8", "loss3/classifier", "Logits/Conv2d_1c_1x1", "fc1000", "pre
 AUXILIARY = ("loss1", "loss2", "AuxLogits")
 """Heads that are there in training only; files may lack them."""
 
-_DENSE = frozenset(CLASSIFIERS) | {"fc6", "fc7", "loss1/fc", "loss1/classifier", "loss2/fc", "loss2/classifier"}
-_DENSE |= {"AuxLogits/Conv2d_2b_1x1"}
+_DENSE = {
+    *CLASSIFIERS,
+    *("fc6", "fc7"),
+    *("loss1/fc", "loss1/classifier", "loss2/fc", "loss2/classifier"),
+    "AuxLogits/Conv2d_2b_1x1",
+}
+"""Layers that are dense here, whatever the origin makes of them."""
 
 _MAPS = {
     ("fc6", 256 * 6 * 6): (256, 6, 6),  # AlexNet
