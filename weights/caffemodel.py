@@ -9,7 +9,6 @@
 (src/caffe/proto/caffe.proto.) Arrays are windows into the mapped file.
 """
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +76,8 @@ def read_mean_image(path: str) -> np.ndarray:
             raise UserError(f"it holds an array of shape {blob.shape} where one picture was expected")
     except UserError as error:
         raise UserError(f"{path}: refused as a .binaryproto, {str(error)[:300]}") from None
-    return blob[0].transpose(1, 2, 0).astype(np.float32)
+    with np.errstate(all="ignore"):
+        return blob[0].transpose(1, 2, 0).astype(np.float32)
 
 
 def _parts(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,11 +88,15 @@ def _parts(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
             raise UserError(f"a BatchNorm layer has {len(blobs)} arrays, not mean, variance and factor")
         factor = float(blobs[2].reshape(()))
         share = 1 / factor if factor else 0.0
-        return {"moving_mean": blobs[0].reshape(-1) * share, "moving_variance": blobs[1].reshape(-1) * share}
+        with np.errstate(all="ignore"):  # of numbers that are damaged
+            return {"moving_mean": blobs[0].reshape(-1) * share, "moving_variance": blobs[1].reshape(-1) * share}
     if kind == "Scale":
         return dict(zip(("gamma", "beta"), blobs, strict=False))
     if kind == "InnerProduct":
-        first = first.reshape(first.shape[-2:]) if first.ndim == 4 else first
+        if first.ndim == 4:
+            if first.shape[:2] != (1, 1):
+                raise UserError(f"a dense layer has weights of shape {first.shape}")
+            first = first[0, 0]
         weights = first.T
     elif kind == "Convolution" and first.ndim == 4:
         weights = first.transpose(2, 3, 1, 0)
@@ -118,20 +122,15 @@ def _layer(message: memoryview, *, v1: bool) -> tuple[str, str, list[np.ndarray]
 
 
 def _blob(message: memoryview) -> np.ndarray:
-    data = np.zeros(0, "<f4")
+    data, size = memoryview(b""), 4
     legacy, shape = {1: 1, 2: 1, 3: 1, 4: 1}, None
     for number, value in protobuf.fields(message):
         if number in (5, 8):
-            packed = protobuf.message(value)
-            size = 4 if number == 5 else 8
-            if data.size or len(packed) % size:
+            if len(data) or len(protobuf.message(value)) % (4 if number == 5 else 8):
                 raise UserError("an array is not one run of packed numbers")
-            data = np.frombuffer(packed, f"<f{size}")
+            data, size = protobuf.message(value), 4 if number == 5 else 8
         elif number == 7:
             shape = protobuf.sides(protobuf.message(value), 1)
         elif number in legacy:
             legacy[number] = protobuf.number(value)
-    sides = list(legacy.values()) if shape is None else shape
-    if math.prod(sides) != data.size:
-        raise UserError(f"an array of shape {str(sides)[:80]} has {data.size} numbers")
-    return data.reshape(sides)
+    return files.numbers(data, f"<f{size}", list(legacy.values()) if shape is None else shape)

@@ -20,6 +20,7 @@ from barenets.weights.protobuf import varint
 
 END = bytes.fromhex("57fb808b247547db")
 _LONGEST_KEY = 4096  # bytes; keys build on each other, so that a small file could spell long ones
+_LARGEST_BLOCK = 1 << 24  # unpacked; TensorFlow's have 256 KiB, or one entry
 
 
 def entries(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -57,13 +58,40 @@ def _block(view: memoryview, place: tuple[int, int]) -> memoryview:
     whole = view[offset : offset + size + 5]
     if len(whole) != size + 5 or size < 4:
         raise UserError(f"a block of {size:,} bytes at byte {offset:,} lies beyond its end; is the file complete?")
-    if whole[size]:
-        raise UserError("it is compressed, which TensorFlow 1.0 and later do not do; save it again with one of them")
     check(whole[: size + 1], int.from_bytes(whole[size + 1 :], "little"), "a block")
-    starts = 4 + 4 * int.from_bytes(whole[size - 4 : size], "little")
-    if starts > size:
+    if whole[size] > 1:
+        raise UserError("it is compressed in an unknown way")
+    block = _unsnapped(whole[:size]) if whole[size] else whole[:size]
+    starts = 4 + 4 * int.from_bytes(block[-4:], "little")
+    if starts > len(block):
         raise UserError("a block of it is damaged")
-    return whole[: size - starts]
+    return block[: len(block) - starts]
+
+
+def _unsnapped(data: memoryview) -> memoryview:
+    """What Snappy compressed, as TensorFlow did in 2017 (google/snappy, format_description.txt)."""
+    size, at = varint(data, 0)
+    if size > _LARGEST_BLOCK:
+        raise UserError(f"a block of it claims {size:,} bytes")
+    made = bytearray()
+    while at < len(data) and len(made) <= size:
+        tag, kind, at = data[at] >> 2, data[at] & 3, at + 1
+        if kind == 0:  # bytes as they are
+            if tag >= 60:
+                tag, at = int.from_bytes(data[at : at + tag - 59], "little"), at + tag - 59
+            made += data[at : at + tag + 1]
+            at += tag + 1
+            continue
+        length, bytes_of_offset = (4 + (tag & 7), 1) if kind == 1 else (tag + 1, 2 * kind - 2)
+        offset = int.from_bytes(data[at : at + bytes_of_offset], "little") + (tag >> 3 << 8 if kind == 1 else 0)
+        at += bytes_of_offset
+        if not 0 < offset <= len(made):
+            raise UserError("a block of it is damaged: it repeats what was not there before")
+        piece = bytes(made[-offset:][:length])
+        made += (piece * -(-length // offset))[:length]  # which may overlap what it makes
+    if len(made) != size:
+        raise UserError(f"a block of it unpacks to {len(made):,} bytes where {size:,} were expected")
+    return memoryview(bytes(made))
 
 
 def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def _memory(field: str) -> int:
 def main() -> None:
     from barenets.weights import pickles
 
+    warnings.simplefilter("error")
     copyreg.add_extension("os", "system", EXTENSION)
     for line in sys.stdin:
         path, function = json.loads(line)

@@ -98,7 +98,10 @@ BLOB = caffe._blob(normal(2, 2))
         (caffe._field(100, b"\x0a\xff\x01"), "ends in the middle"),
         (b"\x0a" + b"\xff" * 11, "no protobuf message"),
         (caffe._field(100, caffe._field(7, caffe._field(5, bytes(6)))), "not one run of packed numbers"),
-        (caffe._field(100, caffe._field(7, caffe._field(5, bytes(8)) + caffe._field(7, b"\x08\x63"))), "has 2 numbers"),
+        (
+            caffe._field(100, caffe._field(7, caffe._field(5, bytes(8)) + caffe._field(7, b"\x08\x63"))),
+            "does not fill 8 bytes",
+        ),
         (caffe._field(2, caffe._field(1, b"\x0a\x01x")), "before 2013"),
         (caffe.caffemodel({"bn": ("BatchNorm", [normal(2)])}), "not mean, variance and factor"),
         (caffe.caffemodel({"c": ("InnerProduct", [normal(2, 2)])}) * 2, "twice"),

@@ -6,7 +6,6 @@ failure names the seeds: `CASES[case](seed)` is the files again.
 
 import io
 import json
-import struct
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -20,10 +19,11 @@ import tensorflow as tf
 from barenets.weights import tables
 from tests import caffe
 from tests.weights import python2
-from tests.weights.mutations import mutated, varint, zipped
+from tests.weights.mutations import mutated, zipped
 from tests.weights.reader import Reader
 from tests.weights.test_caffemodel import legacy_blob, safetensors, v1
 from tests.weights.test_npy import boxed, normal, npz, saved, with_bytes
+from tests.weights.test_tf_checkpoint import table
 from tests.weights.test_torch import before_1_6, state_dict, tensor
 
 FAST, SLOW = 60, 2000
@@ -40,7 +40,7 @@ def caffemodel() -> bytes:
         "conv1": ("Convolution", [normal(2, 3, 2, 2), normal(2)]),
         "bn": ("BatchNorm", [normal(2), normal(2), normal(1)]),
         "scale": ("Scale", [normal(2), normal(2)]),
-        "fc": ("InnerProduct", [normal(3, 4)]),
+        "fc6": ("InnerProduct", [normal(3, 4)]),
     }
     return caffe._field(1, b"net") + caffe.caffemodel(layers)
 
@@ -74,8 +74,8 @@ def keras(chunked: bool) -> bytes:
     def write(file: h5py.File) -> None:
         texts = h5py.string_dtype() if chunked else "S20"
         options = {"chunks": (3, 2), "compression": "gzip", "shuffle": True} if chunked else {}
-        file.attrs["layer_names"] = np.array(["conv1", "fc"], texts)
-        for layer in ("conv1", "fc"):
+        file.attrs["layer_names"] = np.array(["conv1", "predictions"], texts)
+        for layer in ("conv1", "predictions"):
             group = file.create_group(layer)
             group.attrs["weight_names"] = np.array([f"{layer}/kernel:0", f"{layer}/bias:0"], texts)
             group.create_dataset(f"{layer}/kernel:0", data=normal(5, 4), **options)
@@ -126,20 +126,6 @@ def checkpoint(form: str, folder: Path) -> Files:
     return dict(sorted(files.items(), reverse=True))  # the index first
 
 
-def table(block: bytes) -> bytes:
-    """The sorted table of one block of entries, with sound places and checksums."""
-    none = bytes(4) + (1).to_bytes(4, "little")
-    place = varint(0) + varint(len(block))
-    index = bytes((0, 1, len(place))) + b"\xff" + place + none
-    content, places = b"", []
-    for part in (block, none, index):
-        places.append(varint(len(content)) + varint(len(part)))
-        crc = tables.crc32c(memoryview(part + b"\0"))
-        masked = (crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF
-        content += part + b"\0" + struct.pack("<I", masked)
-    return content + (places[1] + places[2]).ljust(40, b"\0") + tables.END
-
-
 def first_block(content: bytes) -> bytes:
     """Of the small tables here the only one with entries; what describes the blocks follows it."""
     return content[: tables.varint(memoryview(content), len(content) - 48)[0] - 5]
@@ -175,7 +161,7 @@ CASES: dict[str, Callable[[int], Files]] = {
         lambda: safetensors({"a.weight": ("F32", [2, 2], normal(4).tobytes()), "a.bias": ("BF16", [2], bytes(4))})
     ),
     "caffemodel": plain(caffemodel),
-    "caffemodel, V1": plain(lambda: v1("conv1", 4, [normal(4, 3, 2, 2), normal(4)]) + v1("fc", 14, [normal(3, 4)])),
+    "caffemodel, V1": plain(lambda: v1("conv1", 4, [normal(4, 3, 2, 2), normal(4)]) + v1("fc6", 14, [normal(3, 4)])),
     "binaryproto": plain(lambda: legacy_blob(normal(1, 3, 2, 2))),
     "keras": plain(lambda: keras(chunked=False)),
     "keras, chunked": plain(lambda: keras(chunked=True)),
