@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tests.weights.mutations import varint
+
 
 def caffemodel(layers: dict[str, tuple[str, list[np.ndarray]]]) -> bytes:
     """A NetParameter with one LayerParameter for each name: its type and its blobs.
@@ -37,19 +39,10 @@ def forward(prototxt: str, layers: dict[str, tuple[str, list[np.ndarray]]], x: n
 
 
 def _blob(values: np.ndarray) -> bytes:
-    shape = b"".join(_varint(side) for side in values.shape)
+    shape = b"".join(varint(side) for side in values.shape)
     return _field(5, values.astype("<f4").tobytes()) + _field(7, _field(1, shape))
 
 
 def _field(number: int, payload: bytes) -> bytes:
     """A length-delimited field (wire type 2): messages, strings and packed numbers alike."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits to a byte, the lowest first; the high bit says that more follow."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+    return varint(number << 3 | 2) + varint(len(payload)) + payload

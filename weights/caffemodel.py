@@ -9,24 +9,15 @@
 (src/caffe/proto/caffe.proto.) Arrays are windows into the mapped file.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
 from barenets import UserError
-from barenets.weights import files
+from barenets.weights import files, protobuf
 from barenets.weights.rename import Kind, Weights, canonical
 
 _V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
-
-
-class _Field(NamedTuple):
-    number: int
-    value: int | memoryview
-    """A number; or the bytes of text, a message or packed numbers."""
 
 
 def is_caffemodel(start: bytes) -> bool:
@@ -47,12 +38,12 @@ def read_caffemodel(path: str) -> Weights:
     title = ""
     norm = ""  # the BatchNorm layer that a Scale layer would belong to
     try:
-        for number, value in _fields(view):
+        for number, value in protobuf.fields(view):
             if number == 1:
-                title = _text(value)
+                title = protobuf.text(value)
             if number not in (2, 100):
                 continue
-            name, kind, blobs = _layer(_message(value), v1=number == 2)
+            name, kind, blobs = _layer(protobuf.message(value), v1=number == 2)
             if not blobs:
                 continue
             if kind == "Scale" and norm:
@@ -85,7 +76,8 @@ def read_mean_image(path: str) -> np.ndarray:
             raise UserError(f"it holds an array of shape {blob.shape} where one picture was expected")
     except UserError as error:
         raise UserError(f"{path}: refused as a .binaryproto, {str(error)[:300]}") from None
-    return blob[0].transpose(1, 2, 0).astype(np.float32)
+    with np.errstate(all="ignore"):
+        return blob[0].transpose(1, 2, 0).astype(np.float32)
 
 
 def _parts(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -96,11 +88,15 @@ def _parts(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
             raise UserError(f"a BatchNorm layer has {len(blobs)} arrays, not mean, variance and factor")
         factor = float(blobs[2].reshape(()))
         share = 1 / factor if factor else 0.0
-        return {"moving_mean": blobs[0].reshape(-1) * share, "moving_variance": blobs[1].reshape(-1) * share}
+        with np.errstate(all="ignore"):  # of numbers that are damaged
+            return {"moving_mean": blobs[0].reshape(-1) * share, "moving_variance": blobs[1].reshape(-1) * share}
     if kind == "Scale":
         return dict(zip(("gamma", "beta"), blobs, strict=False))
     if kind == "InnerProduct":
-        first = first.reshape(first.shape[-2:]) if first.ndim == 4 else first
+        if first.ndim == 4:
+            if first.shape[:2] != (1, 1):
+                raise UserError(f"a dense layer has weights of shape {first.shape}")
+            first = first[0, 0]
         weights = first.T
     elif kind == "Convolution" and first.ndim == 4:
         weights = first.transpose(2, 3, 1, 0)
@@ -113,98 +109,28 @@ def _layer(message: memoryview, *, v1: bool) -> tuple[str, str, list[np.ndarray]
     """Name, type and blobs of a layer."""
     name, kind, blobs = "", "", []
     name_at, kind_at, blobs_at = (4, 5, 6) if v1 else (1, 2, 7)
-    for number, value in _fields(message):
+    for number, value in protobuf.fields(message):
         if number == name_at:
-            name = _text(value)
+            name = protobuf.text(value)
         elif number == kind_at:
-            kind = _V1_TYPES.get(value, str(value)) if isinstance(value, int) else _text(value)
+            kind = _V1_TYPES.get(value, str(value)) if isinstance(value, int) else protobuf.text(value)
         elif number == blobs_at:
-            blobs.append(_blob(_message(value)))
+            blobs.append(_blob(protobuf.message(value)))
         elif v1 and number == 1:
             raise UserError("it is in the format of before 2013; upgrade it with Caffe's upgrade_net_proto_binary")
     return name, kind, blobs
 
 
 def _blob(message: memoryview) -> np.ndarray:
-    data = np.zeros(0, "<f4")
+    data, size = memoryview(b""), 4
     legacy, shape = {1: 1, 2: 1, 3: 1, 4: 1}, None
-    for number, value in _fields(message):
+    for number, value in protobuf.fields(message):
         if number in (5, 8):
-            packed = _message(value)
-            size = 4 if number == 5 else 8
-            if data.size or len(packed) % size:
+            if len(data) or len(protobuf.message(value)) % (4 if number == 5 else 8):
                 raise UserError("an array is not one run of packed numbers")
-            data = np.frombuffer(packed, f"<f{size}")
+            data, size = protobuf.message(value), 4 if number == 5 else 8
         elif number == 7:
-            shape = [side for at, dims in _fields(_message(value)) if at == 1 for side in _packed(dims)]
+            shape = protobuf.sides(protobuf.message(value), 1)
         elif number in legacy:
-            legacy[number] = _number(value)
-    sides = list(legacy.values()) if shape is None else shape
-    if len(sides) > 32 or math.prod(sides) != data.size:
-        raise UserError(f"an array of shape {str(sides)[:80]} has {data.size} numbers")
-    return data.reshape(sides)
-
-
-def _fields(message: memoryview) -> Iterator[_Field]:
-    """The fields of a protobuf message, in the order of the file. Raises UserError where it is none."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(message, at)
-            yield _Field(number, value)
-            continue
-        if wire == 2:
-            size, at = _varint(message, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise UserError("it is no protobuf message, or a damaged one")
-        if at + size > len(message):
-            raise UserError(f"it ends in the middle of {size} bytes; is the file complete?")
-        yield _Field(number, message[at : at + size])
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number at `at`, and where the next thing stands."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise UserError("it ends in the middle of a number; is the file complete?")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise UserError("it is no protobuf message, or a damaged one")
-
-
-def _packed(value: int | memoryview) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
-        return
-    at = 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        yield number
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise UserError("it has a number where a message was expected")
-    return value
-
-
-def _number(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise UserError("it has a message where a number was expected")
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    content = bytes(_message(value)[:1000])
-    if len(content) == 1000:
-        raise UserError("a name has more than 999 bytes")
-    return content.decode("utf-8", "backslashreplace")
+            legacy[number] = protobuf.number(value)
+    return files.numbers(data, f"<f{size}", list(legacy.values()) if shape is None else shape)

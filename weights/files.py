@@ -2,13 +2,15 @@
 
 import contextlib
 import io
+import math
 import mmap
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
@@ -64,6 +66,16 @@ def member(archive: memoryview, members: Members, name: str) -> memoryview:
     if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
         raise UserError(f"its member {name!r} is damaged: its checksum is wrong")
     return data
+
+
+def numbers(data: memoryview, dtype: Any, shape: Sequence[int], what: str = "an array") -> np.ndarray:
+    """`data` as an array, without a copy. Raises UserError, without the path, for a shape that it does not fill."""
+    dtype = np.dtype(dtype)
+    # NumPy wants to count what there would be if no side were 0.
+    bound = math.prod(side or 1 for side in shape) * dtype.itemsize < 1 << 63
+    if len(shape) > 32 or not bound or math.prod(shape) * dtype.itemsize != len(data):
+        raise UserError(f"{what} of shape {str(shape)[:80]} and type {dtype} does not fill {len(data):,} bytes")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 @contextlib.contextmanager

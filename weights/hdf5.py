@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from barenets import UserError
+from barenets.weights import files
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _NOWHERE = (1 << 64) - 1
@@ -70,7 +71,7 @@ class _File:
     def tree(self, at: int, kind: int, key: str) -> Iterator[tuple[tuple[Any, ...], int]]:
         """(key, address) of each leaf of the B-tree at `at`; `key` is the form of the keys between the addresses."""
         waiting, seen = [at] if at != _NOWHERE else [], set()
-        size = struct.calcsize(key)
+        size, room = struct.calcsize(key), len(self.view)
         while waiting:
             at = waiting.pop()
             if at in seen:
@@ -80,6 +81,9 @@ class _File:
             node_kind, level, count = self.unpack("<4x2BH", at)
             if node_kind != kind:
                 raise UserError(f"at byte {at:,} there is a tree of another kind than expected")
+            room -= count * (size + 8)
+            if room < 0:
+                raise UserError("the nodes of a tree of it overlap")
             entries = []
             for i in range(count):
                 place = at + 24 + i * (size + 8)
@@ -136,9 +140,13 @@ class Node:
         size, names_at = file.unpack("<8xQ8xQ", heap)
         names = file.window(names_at, size)
         members: dict[str, int] = {}
+        room = len(file.view)
         for _, leaf in file.tree(tree, 0, "<Q"):
             file.expect(b"SNOD", leaf)
             (count,) = file.unpack("<6xH", leaf)
+            room -= 40 * count
+            if room < 0:
+                raise UserError("the lists of its groups' members overlap")
             for i in range(count):
                 offset, address, cached = file.unpack("<2QI", leaf + 8 + 40 * i)
                 name = _text(bytes(names[offset : offset + 1000]).partition(b"\0")[0])
@@ -181,7 +189,7 @@ class Node:
         if version != 3:
             raise UserError(f"it lays out an array by version {version} where 3 was expected")
         if size == 0:
-            return np.zeros(shape, dtype)
+            return files.numbers(memoryview(b""), dtype, shape)
         if form == 0:
             (stored,) = file.unpack("<H", layout + 2)
             data = file.window(layout + 4, stored)
@@ -192,9 +200,9 @@ class Node:
             return _chunked(file, layout, _filters(file, filters) if filters else (), shape, dtype)
         else:
             raise UserError("it lays out an array in an unknown way")
-        if len(data) != size or filters:
-            raise UserError(f"an array of shape {shape} and type {dtype} does not fill its {len(data):,} bytes")
-        return np.frombuffer(data, dtype).reshape(shape)
+        if filters:
+            raise UserError("it compresses an array that is in one piece")
+        return files.numbers(data, dtype, shape)
 
 
 def _messages(file: _File, at: int) -> Iterator[tuple[int, int, int]]:
@@ -259,6 +267,8 @@ def _attribute(file: _File, at: int) -> tuple[str, list[str] | None]:
     if not fixed and (kind & 15 != 9 or flags & 15 != 1):
         return name, None
     count = math.prod(_shape(file, space_at))
+    if fixed and not size:
+        raise UserError("it has a text of no size")
     data = file.window(data_at, count * (size if fixed else 16))
     if fixed:
         return name, [_text(bytes(data[i * size : (i + 1) * size]).rstrip(b"\0 ")) for i in range(count)]

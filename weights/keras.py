@@ -138,13 +138,15 @@ def _configured(text: memoryview) -> dict[str, str]:
     try:
         layers = json.loads(bytes(text))["config"]["layers"]
         classes = [(layer["class_name"], layer["config"]["name"]) for layer in layers]
+        if not all(isinstance(text, str) for pair in classes for text in pair):
+            return {}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     counts: Counter[str] = Counter()
     names = {}
     for kind, name in classes:
-        key = _snake(str(kind))
-        names[f"{key}_{counts[key]}" if counts[key] else key] = str(name)
+        key = _snake(kind)
+        names[f"{key}_{counts[key]}" if counts[key] else key] = name
         counts[key] += 1
     return names
 

@@ -48,7 +48,7 @@ def read_npy(path: str) -> Weights:
     view = files.view(path)
 
     def refuse(reason: str) -> UserError:
-        return UserError(f"{path}: refused, {reason}")
+        return UserError(f"{path}: refused, {reason[:300]}")
 
     if bytes(view[:6]) == npy_format.MAGIC_PREFIX:
         view = _pickle_inside(view, refuse)
@@ -133,7 +133,7 @@ def read_npz(path: str) -> Weights:
             continue
         name = _canonical(key)
         if name in arrays:
-            raise UserError(f"{path}: refused, it holds {name!r} twice")
+            raise UserError(f"{path}: refused, it holds {name!r:.80} twice")
         arrays[name] = array
     if not arrays:
         raise UserError(f"{path}: refused, it holds no arrays")
@@ -155,6 +155,8 @@ def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
             size = file.tell()
             with zipfile.ZipFile(file) as archive:
                 comment = _json(archive.comment)
+                if sum(info.compress_size for info in archive.infolist()) > size:
+                    raise ValueError("its entries overlap")
                 for info in archive.infolist():
                     entry = info.filename
                     # What np.savez writes; zlib makes at most 1032 bytes of one. zipfile believes any number.
@@ -166,7 +168,7 @@ def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
                     arrays[entry.removesuffix(".npy")] = _array_inside(memoryview(archive.read(entry)))
         except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen kinds
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: refused, it is no sound .npz ({entry!r}: {reason!r:.300})") from None
+            raise UserError(f"{path}: refused, it is no sound .npz ({entry!r:.80}: {reason!r:.300})") from None
     return arrays, comment
 
 

@@ -179,7 +179,7 @@ class _Unpickler(_PythonUnpickler):
             return self._admitted[module, name]
         except KeyError:
             # repr: the name comes from the file and may hold line breaks or control characters.
-            raise UserError(f"it asks for {f'{module}.{name}'!r}, which is no array; it may be hostile") from None
+            raise UserError(f"it asks for {f'{module}.{name}'!r:.99}, which is no array; it may be hostile") from None
 
     def persistent_load(self, pid: Any) -> Any:
         if self._persistent is None:

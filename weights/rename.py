@@ -55,7 +55,7 @@ class Weights(dict[str, np.ndarray]):
     def num_classes(self) -> int | None:
         """How many the last layer tells apart; None for a file without it."""
         last = next((self[f"{layer}/weights"] for layer in CLASSIFIERS if f"{layer}/weights" in self), None)
-        return None if last is None else last.shape[-1]
+        return None if last is None or not last.ndim else last.shape[-1]
 
 
 CLASSIFIERS = ("fc8", "loss3/classifier", "Logits/Conv2d_1c_1x1", "fc1000", "predictions")
@@ -111,9 +111,9 @@ def canonical(arrays: Arrays, origin: str = "") -> Weights:
 
 def _dense(layer: str, part: str, array: np.ndarray, origin: str) -> np.ndarray:
     if part == "weights":
-        if array.ndim == 4:
+        if array.ndim == 4 and array.size:
             array = array.reshape(-1, array.shape[-1])
-        elif origin in ("caffe", "torch") and (layer, len(array)) in _MAPS:
+        elif origin in ("caffe", "torch") and (layer, *array.shape[:1]) in _MAPS:
             array = reorder_chw(array, *_MAPS[layer, len(array)])
     if origin == "slim" and array.shape[-1:] == (_WITH_BACKGROUND,):
         array = array[..., 1:]
@@ -360,7 +360,7 @@ def _keras_resnet(layers: Iterable[str]) -> Table | None:
     deep = "conv4_block7_1_conv" in layers
     table = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000", "probs": "fc1000"}
     for layer in layers:
-        if match := re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", layer):
+        if match := re.fullmatch(r"conv([2-5])_block(\d{1,3})_([0-3])_(conv|bn)", layer):
             number = int(match[3])
             branch = f"branch2{'abc'[number - 1]}" if number else "branch1"
             kind = "res" if match[4] == "conv" else "bn"
@@ -388,7 +388,7 @@ def _keras_xception(layers: Iterable[str]) -> Table | None:
 
 def _numbered(layers: Iterable[str], kind: str) -> list[str]:
     """The layers that Keras named itself, by a counter that may have begun anywhere, in order."""
-    found = [layer for layer in layers if re.fullmatch(rf"{kind}(_\d+)?", layer)]
+    found = [layer for layer in layers if re.fullmatch(rf"{kind}(_\d{{1,9}})?", layer)]
     return sorted(found, key=lambda layer: int(layer.removeprefix(kind).strip("_") or 0))
 
 
@@ -412,7 +412,7 @@ def _slim_resnet(inside: dict[str, str]) -> Table:
     deep = "block3/unit_7/bottleneck_v1/conv1" in inside.values()
     table = {"conv1": "conv1", "conv1/bn": "bn_conv1", "logits": "fc1000"}
     for name in inside.values():
-        if match := re.fullmatch(r"block(\d)/unit_(\d+)/bottleneck_v1/(?:conv(\d)|shortcut)(/bn)?", name):
+        if match := re.fullmatch(r"block(\d)/unit_(\d{1,3})/bottleneck_v1/(?:conv(\d)|shortcut)(/bn)?", name):
             branch = f"branch2{'abc'[int(match[3]) - 1]}" if match[3] in ("1", "2", "3") else "branch1"
             kind = "bn" if match[4] else "res"
             table[name] = f"{kind}{_block(int(match[1]) + 1, int(match[2]) - 1, deep)}_{branch}"

@@ -8,7 +8,6 @@
 """
 
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -97,10 +96,7 @@ def _array(name: str, data: memoryview, dtype: str, shape: list[int]) -> np.ndar
         return torch.from_bfloat16(_array(name, data, "I16", shape).view("<u2"))
     if dtype not in _DTYPES:
         raise UserError(f"{name!r:.80} is of type {dtype:.20}; there are {', '.join(_DTYPES)} and BF16")
-    kind = np.dtype(_DTYPES[dtype])
-    if math.prod(shape) * kind.itemsize != len(data):
-        raise UserError(f"{name!r:.80} of shape {str(shape)[:80]} and type {dtype} does not fill {len(data)} bytes")
-    return np.frombuffer(data, kind).reshape(shape)
+    return files.numbers(data, _DTYPES[dtype], shape, f"{name!r:.80}")
 
 
 def write_safetensors(path: str, arrays: Arrays, kind: Kind | None = None) -> None:

@@ -13,7 +13,7 @@ from barenets.ops import named_variables
 from barenets.weights.caffemodel import read_caffemodel, read_mean_image
 from tests import caffe
 from tests.nets.parity import caffe_layers
-from tests.weights.reader import Reader
+from tests.weights.mutations import varint
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -29,13 +29,13 @@ def written(folder: Path, content: bytes, name: str = "x.caffemodel") -> str:
 def legacy_blob(values: np.ndarray) -> bytes:
     """A BlobProto of before 2014: four sides, the first ones 1."""
     sides = (1,) * (4 - values.ndim) + values.shape
-    head = b"".join(caffe._varint(at << 3) + caffe._varint(side) for at, side in enumerate(sides, 1))
+    head = b"".join(varint(at << 3) + varint(side) for at, side in enumerate(sides, 1))
     return head + caffe._field(5, values.astype("<f4").tobytes())
 
 
 def v1(name: str, kind: int, blobs: list[np.ndarray]) -> bytes:
     """A V1LayerParameter in its NetParameter: the type is a number, 4 Convolution, 14 InnerProduct."""
-    body = caffe._field(4, name.encode()) + caffe._varint(5 << 3) + caffe._varint(kind)
+    body = caffe._field(4, name.encode()) + varint(5 << 3) + varint(kind)
     return caffe._field(2, body + b"".join(caffe._field(6, legacy_blob(blob)) for blob in blobs))
 
 
@@ -98,7 +98,10 @@ BLOB = caffe._blob(normal(2, 2))
         (caffe._field(100, b"\x0a\xff\x01"), "ends in the middle"),
         (b"\x0a" + b"\xff" * 11, "no protobuf message"),
         (caffe._field(100, caffe._field(7, caffe._field(5, bytes(6)))), "not one run of packed numbers"),
-        (caffe._field(100, caffe._field(7, caffe._field(5, bytes(8)) + caffe._field(7, b"\x08\x63"))), "has 2 numbers"),
+        (
+            caffe._field(100, caffe._field(7, caffe._field(5, bytes(8)) + caffe._field(7, b"\x08\x63"))),
+            "does not fill 8 bytes",
+        ),
         (caffe._field(2, caffe._field(1, b"\x0a\x01x")), "before 2013"),
         (caffe.caffemodel({"bn": ("BatchNorm", [normal(2)])}), "not mean, variance and factor"),
         (caffe.caffemodel({"c": ("InnerProduct", [normal(2, 2)])}) * 2, "twice"),
@@ -197,53 +200,3 @@ def test_damaged_tables_are_refused(tmp_path, content, reason):
     with pytest.raises(UserError, match=reason) as refusal:
         weights.read(written(tmp_path, content, "x.safetensors"))
     assert str(refusal.value).isprintable()
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """A few flipped bits, a cut, a run blown up or a piece repeated."""
-    data = bytearray(content)
-    kind = rng.integers(4)
-    if kind == 0:
-        for _ in range(rng.integers(1, 9)):
-            data[rng.integers(min(len(data), 400))] ^= 1 << rng.integers(8)
-    elif kind == 1:
-        del data[rng.integers(len(data)) :]
-    elif kind == 2:
-        at = rng.integers(min(len(data), 400))
-        data[at : at + 1] = b"\xff" * rng.integers(1, 10)
-    else:
-        at, end = sorted(rng.integers(0, len(data), 2))
-        data[at:at] = data[at:end]
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("caffemodel", 200),
-        ("safetensors", 200),
-        *(pytest.param(n, 2000, marks=pytest.mark.slow) for n in ("caffemodel", "safetensors")),
-    ],
-)
-def test_mutations_load_or_are_refused(tmp_path, reader: Reader, name, count):
-    """In a process that is held to a second and to 256 MiB for each file."""
-    content = {
-        "caffemodel": caffe._field(1, b"net")
-        + caffe.caffemodel(
-            {"conv1": ("Convolution", [normal(4, 3, 2, 2), normal(4)]), "fc": ("InnerProduct", [normal(3, 4)])}
-        )
-        + v1("conv2", 4, [normal(2, 4, 1, 1)]),
-        "safetensors": safetensors(
-            {"a.weight": ("F32", [2, 2], normal(4).tobytes()), "a.bias": ("F16", [2], bytes(4))}
-        ),
-    }[name]
-    rng = np.random.default_rng(count)
-    kinds = set()
-    for _ in range(count):
-        damaged = mutated(content, rng)
-        if not damaged:
-            continue
-        outcome = reader.read(Path(written(tmp_path, damaged, f"x.{name}")))
-        assert outcome.sound, (outcome, damaged)
-        kinds.add(outcome.kind)
-    assert kinds == {"arrays", "UserError"}

@@ -1,17 +1,23 @@
 """Files that mean harm, or that harm has come to: each loads or is refused in one line, and no code runs."""
 
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests.weights import python2
+from barenets.weights.rename import canonical
+from tests import caffe
+from tests.weights.mutations import varint
 from tests.weights.reader import EXTENSION, Reader
-from tests.weights.test_npy import LAYOUTS, boxed, header, normal, npz, saved, with_bytes
+from tests.weights.test_caffemodel import safetensors, v1
+from tests.weights.test_npy import boxed, header, normal, npz, saved
 
 P2, P4 = b"\x80\x02", b"\x80\x04"
 
@@ -266,48 +272,74 @@ def test_reader_for_these_tests_reads_sound_files(reader: Reader, tmp_path: Path
         assert outcome.sound
 
 
-# Fuzzing
+# Found by damaging files (`tests.weights.test_fuzz`)
 
-SMALL = {"conv1": [normal(2, 3), normal(3)], "bn": {"mean": normal(2), "scale": normal(2, dtype=">f8")}}
-SEEDS = {
-    "np.save": saved(SMALL),
-    "ints": saved({"conv1_1": {0: normal(2, 2), 1: normal(2)}}),
-    "python2": python2.npy(with_bytes(SMALL)),
-    **{f"protocol {protocol}": boxed(SMALL, protocol) for protocol in (0, 1, 2, 5)},
-    "npz": npz(**{"conv1/weights": normal(2, 3), "conv1_b": normal(3)}),
-    "compressed": npz(np.savez_compressed, **{"conv1/weights": normal(2, 3)}),
-    "list of lists": saved({name: list(arrays.values()) for name, arrays in [("c", LAYOUTS["batch norm"][1])]})[:2000],
+EMPTY = (0, 1 << 61)
+"""A shape that nothing fills, and which NumPy does not count."""
+
+
+def empty_caffemodel() -> bytes:
+    shape = caffe._field(7, caffe._field(1, b"".join(map(varint, EMPTY))))
+    return caffe._field(100, caffe._field(1, b"fc") + caffe._field(2, b"InnerProduct") + caffe._field(7, shape))
+
+
+def empty_h5() -> bytes:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        content.attrs["layer_names"] = [b"fc"]
+        content.create_group("fc").attrs["weight_names"] = [b"kernel"]
+        content["fc"].create_dataset("kernel", (0, 123456789), np.float32)
+    return file.getvalue().replace(struct.pack("<Q", 123456789), struct.pack("<Q", 1 << 61))
+
+
+def texts_of_no_size() -> bytes:
+    """2^40 of them, in place of 513 of 3 bytes."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        content.attrs["layer_names"] = np.array([b"abc"] * 513)
+    kind = struct.pack("<B3xI", 0x13, 3)
+    return re.sub(
+        re.escape(kind[:1]) + b"..." + re.escape(kind[4:]) + b"(.*?)" + re.escape(struct.pack("<Q", 513)),
+        lambda found: b"\x13\0\0\0\0\0\0\0" + found[1] + struct.pack("<Q", 1 << 40),
+        file.getvalue(),
+        flags=re.DOTALL,
+    )
+
+
+FOUND: dict[str, Callable[[], bytes]] = {
+    "a .caffemodel's shape of nothing": empty_caffemodel,
+    "a .safetensors' shape of nothing": lambda: safetensors({"a": ("F32", list(EMPTY), b"")}),
+    "an .h5's shape of nothing": empty_h5,
+    "a .caffemodel's dense layer of four sides": lambda: v1("fc", 14, [normal(2, 2, 1, 1)]),
+    "an .h5's texts of no size": texts_of_no_size,
+    "a pickle that asks for a long name": lambda: P2 + name("numpy" * 500, "a") + b".",
+    "a pickle with a long key": lambda: P2 + b"}" + text("c" * 5000) + b"Ns.",
+    "an archive with a long name": lambda: npz(**{"c" * 5000: np.array({}, object)}),
+    "an archive with a long name twice": lambda: npz(**{"c" * 5000 + "_W": np.ones(1), "c" * 5000 + "/W": np.ones(1)}),
 }
 
 
-def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    file = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
-        at, kind = int(rng.integers(len(file))), rng.integers(6)
-        if kind == 0:
-            file[at] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            file[at] = rng.integers(256)
-        elif kind == 2:  # lengths are 1, 4 or 8 bytes
-            size = int(rng.choice([1, 4, 8]))
-            file[at : at + size] = rng.choice([b"\xff", b"\x7f", b"\x00"]) * size
-        elif kind == 3:
-            del file[at : at + int(rng.integers(1, 40))]
-        else:
-            start = int(rng.integers(len(other)))
-            file[at : at + int(rng.integers(20))] = other[start : start + int(rng.integers(1, 40))]
-    return bytes(file[: rng.integers(1, len(file))] if rng.random() < 0.1 else file) or b"."
+@pytest.mark.parametrize("case", FOUND)
+def test_found_faults_are_refused(case: str, reader: Reader, tmp_path: Path) -> None:
+    harmless(reader, FOUND[case](), tmp_path)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_damaged_files_load_or_are_refused(seed: str, reader: Reader, tmp_path: Path) -> None:
-    rng, path, others = np.random.default_rng(len(seed)), tmp_path / "damaged", list(SEEDS.values())
-    faults, loaded = {}, 0
-    for number in range(200):
-        path.write_bytes(mutated(SEEDS[seed], others[rng.integers(len(others))], rng))
-        outcome = reader.read(path)
-        loaded += outcome.kind == "arrays"
-        if not outcome.sound or (outcome.kind == "UserError" and str(path) not in outcome.text):
-            faults[number] = outcome
-    assert not faults
-    assert loaded < 200
+def test_name_in_a_checkpoint_twice(tmp_path: Path, reader: Reader) -> None:
+    """The refusal did not name the file."""
+    values = [tf.ones(1)] * 2
+    keys = [f"net/a/{part}/.ATTRIBUTES/VARIABLE_VALUE" for part in ("kernel", "weights")]
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "x"), tensor_names=keys, shape_and_slices=[""] * 2, tensors=values)
+    outcome = reader.read(tmp_path / "x")
+    assert outcome.text == f"{tmp_path / 'x'}: refused as a checkpoint, it holds 'net/a/weights' twice"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "origin"),
+    [
+        ({"conv2d_" + "9" * 5000 + "/weights": np.ones(1)}, "keras"),
+        ({"fc6/weights": np.ones(())}, "caffe"),
+        ({"fc6/weights": np.zeros((0, 0, 0, 0))}, "caffe"),
+    ],
+)
+def test_strange_arrays_keep_their_names(arrays: dict[str, np.ndarray], origin: str) -> None:
+    assert list(canonical(arrays, origin)) == list(arrays)

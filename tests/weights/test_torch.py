@@ -1,7 +1,6 @@
 """torch's .pth files: what torch writes is read to the bit, and what nobody should write is refused."""
 
 import pickle
-import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -23,10 +22,15 @@ def pickled(value: Any) -> bytes:
 
 
 def tensor(
-    size: Any, stride: Any, offset: Any = 0, storage: bytes = b"ctorch\nFloatStorage\n", key: str = "0"
+    size: Any,
+    stride: Any,
+    offset: Any = 0,
+    storage: bytes = b"ctorch\nFloatStorage\n",
+    key: str = "0",
+    count: int = 0,
 ) -> bytes:
     """The opcodes of a tensor, as torch.save writes them; spelled out, to write what torch would not."""
-    reference = b"(" + pickled("storage") + storage + pickled(key) + pickled("cpu") + pickled(0) + b"tQ"
+    reference = b"(" + pickled("storage") + storage + pickled(key) + pickled("cpu") + pickled(count) + b"tQ"
     rest = pickled(offset) + pickled(size) + pickled(stride) + pickled(False) + pickled({})
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference + rest + b"tR"
 
@@ -48,6 +52,14 @@ def archive(path: Path, data: bytes, compression: int = zipfile.ZIP_STORED, **me
         for name, content in members.items():
             file.writestr(f"net/{name}", content)
     return str(path)
+
+
+def before_1_6(data: bytes, **storages: np.ndarray) -> bytes:
+    """A file of torch's before 1.6: the state dict's pickle is `data`, spelled out."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    pickles = [pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps(system, 2), data]
+    numbers = [len(array).to_bytes(8, "little") + array.tobytes() for array in storages.values()]
+    return b"".join((*pickles, pickle.dumps(list(storages), 2), *numbers))
 
 
 @pytest.fixture
@@ -328,29 +340,6 @@ class TestSpelledOut:
         assert list(weights.read(path)) == ["conv1/weights"]
         with pytest.raises(UserError, match=r"has no data\.pkl"):
             read_torch(path)
-
-    def test_mutations_are_read_or_refused(self, path: Path) -> None:
-        """500 damaged files, half of them with sound checksums around a damaged pickle."""
-        rng = random.Random(0)
-        data = state_dict(a_weight=tensor((2, 3), (3, 1)), a_bias=tensor((2,), (1,), 4), b=tensor((), ()))
-        whole = Path(archive(path, data)).read_bytes()
-        refusals = []
-        for i in range(500):
-            content = bytearray(data if i % 2 else whole)
-            for _ in range(rng.randint(1, 4)):
-                content[rng.randrange(len(content))] = rng.randrange(256)
-            if rng.random() < 0.2:
-                del content[rng.randrange(len(content)) :]
-            if i % 2:
-                archive(path, bytes(content))
-            else:
-                path.write_bytes(content or b"P")
-            try:
-                read_torch(str(path))
-            except UserError as error:
-                refusals.append(str(error))
-        assert 250 < len(refusals) < 500
-        assert not [reason for reason in refusals if "\n" in reason]
 
 
 class TestCanonical:
