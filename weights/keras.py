@@ -8,7 +8,7 @@
 
 and Keras 3's `.weights.h5`, which also lies in the zip archive `.keras`, beside the model's config.json:
 
-    /layers/conv2d_1/vars   attrs name 'block1_conv1'; the group counts layers of a class
+    /layers/conv2d_1/vars   attrs name 'block1_conv2', absent in older files; the group counts layers of a class
       0, 1, ...             numbers, in the order in which the layer made its variables
 
 Convolution kernels are HWIO and dense kernels [in, out] already, with rows in height, width, channel order.
@@ -122,7 +122,7 @@ def _numbered(root: hdf5.Node, names: dict[str, str]) -> Iterator[tuple[str, np.
         parts = _ORDER.get(kind, tuple(numbers))
         if kind == "batch_normalization" and len(numbers) == 3:
             parts = parts[1:]  # Inception's, without gamma
-        # Before Keras 3 gave names: a name that is mistaken for none of its automatic ones.
+        # Where none is kept: a name that is mistaken for none of Keras's automatic ones (rename.py knows some).
         layer = group.attributes.get("name", [names.get(key, f"layers/{key}")])[0]
         for number, part in zip(numbers, (*parts, *numbers[len(parts) :]), strict=False):
             yield f"{layer}/{part}", group[number].array()

@@ -190,12 +190,17 @@ def _canonical(key: str) -> str:
 
 
 def write_npz(path: str, arrays: Arrays, kind: Kind | None = None) -> None:
-    """Writes `arrays` under their canonical names, whole or not at all, and `kind` as the archive's comment."""
+    """Writes `arrays` under their canonical names, whole or not at all, and `kind` as the archive's comment.
+
+    In C order and little-endian, as `.safetensors` is: equal arrays make equal files, however they came to be.
+    """
     # np.savez has options of its own, which arrays must not be named after.
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                npy_format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+                array = np.asanyarray(array)
+                array = np.asanyarray(array, array.dtype.newbyteorder("<"), order="C")
+                npy_format.write_array(entry, array, allow_pickle=False)
         if kind:
             archive.comment = json.dumps(kind.to_json()).encode()
 

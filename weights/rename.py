@@ -5,8 +5,9 @@ Ours are those of the authors' prototxts where there are any (AlexNet, VGG, Goog
 then by shapes. Readers have made kernels HWIO and [in, out]; what remains to be done for dense layers is done here.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Kind:
     """What a weight file was recognised as."""
 
     net: str
-    """As `nets.build` calls it."""
+    """As `nets.build` calls it; vgg16_bn and the like, which it refuses, for VGG with batch norm."""
     variant: str | None = None
     """None where the content does not tell."""
     origin: str = ""
@@ -155,6 +156,8 @@ def _kind(arrays: Arrays, origin: str, *, translated: bool) -> Kind | None:
             sum(re.fullmatch(rf"conv{b}_\d/weights", name) is not None for name in arrays) for b in range(1, 6)
         )
         depth = next((depth for depth, known in _VGG.items() if known == blocks), None)
+        if depth and "conv5_1/bn/gamma" in arrays:  # torchvision's, and no network here
+            return Kind(f"vgg{depth}_bn", None, origin)
         return Kind(f"vgg{depth}", "paper", origin) if depth else None
     if "conv5/weights" in arrays and shape("conv1/weights")[:2] == (11, 11):
         widths = shape("conv1/weights")[-1:] + shape("conv2/weights")[-2:-1]
@@ -249,6 +252,17 @@ _INCEPTION_V3 = {
         "branch_pool": "Branch_3/Conv2d_0b_1x1",
     },
 }
+_INCEPTION_V3_BY_DEPTH = (
+    (3, 1, 4, 0, 2, 5, 6),
+    (1, 2, 0, 3),
+    (4, 5, 1, 6, 2, 7, 0, 3, 8, 9),
+    (2, 3, 0, 4, 1, 5),
+    (4, 1, 5, 2, 3, 6, 7, 0, 8),
+)
+"""Of each kind of module above, its convolutions in the order of Keras's `model.layers`: those that are further
+from the module's end first."""
+_XCEPTION_RESIDUALS = (2, 3, 4, 13)
+"""Blocks whose sum takes a convolution of what they read; 5 to 12 take that as it is."""
 _SLIM_ODDITIES = {
     # Names that slim gave by mistake and published weights with.
     "Mixed_5c/Branch_1/Conv2d_0a_1x1": "Mixed_5c/Branch_1/Conv2d_0b_1x1",
@@ -282,11 +296,14 @@ def _flax_alexnet(layers: Iterable[str]) -> Table | None:
 
 def _torch_vgg(layers: Iterable[str]) -> Table | None:
     present = {layer for layer in layers if layer.startswith("features.")}
-    for blocks in _VGG.values():
+    for blocks, norm in itertools.product(_VGG.values(), (False, True)):
         convs, at = {}, 0
         for block, count in enumerate(blocks, 1):
             for i in range(1, count + 1):
                 convs[f"features.{at}"] = f"conv{block}_{i}"
+                if norm:
+                    at += 1
+                    convs[f"features.{at}"] = f"conv{block}_{i}/bn"
                 at += 2  # a ReLU follows
             at += 1  # and a pool
         if present == set(convs):
@@ -380,10 +397,61 @@ def _keras_inception_v3(layers: Iterable[str]) -> Table | None:
 def _keras_xception(layers: Iterable[str]) -> Table | None:
     if "block14_sepconv1" not in layers:
         return None
-    residuals = [f"block{block}_residual" for block in (2, 3, 4, 13)]
+    residuals = [f"block{block}_residual" for block in _XCEPTION_RESIDUALS]
     convs = dict(zip(_numbered(layers, "conv2d"), residuals, strict=False))
     norms = zip(_numbered(layers, "batch_normalization"), (f"{name}_bn" for name in residuals), strict=False)
     return convs | dict(norms) | {"block14_sepconv1": "block14_sepconv1"}
+
+
+def _keras_counted(layers: Iterable[str]) -> Table | None:
+    """A `.weights.h5` of before Keras wrote names: its groups count the layers of a class in `model.layers`.
+
+    That is sorted by depth: where a network branches, what is further from the branches' end comes first.
+    """
+    convs, norms, separable, dense = (
+        _numbered(layers, f"layers/{kind}") for kind in ("conv2d", "batch_normalization", "separable_conv2d", "dense")
+    )
+    for ours in _by_depth():
+        if [len(convs), len(norms), len(separable)] == [len(part) for part in ours[:3]]:
+            table = dict(zip((*convs, *norms, *separable), itertools.chain(*ours[:3]), strict=True))
+            # Another count of dense layers is another head than Keras's own.
+            return table | (dict(zip(dense, ours[3], strict=True)) if len(dense) == len(ours[3]) else {})
+    return None
+
+
+def _by_depth() -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
+    """Convolutions, batch norms, separable convolutions and dense layers of each of Keras's networks."""
+    for blocks in _VGG.values():
+        convs = [f"conv{block}_{i}" for block, count in enumerate(blocks, 1) for i in range(1, count + 1)]
+        yield convs, [], [], ["fc6", "fc7", "fc8"]
+    for counts, (*_, depth) in _RESNET.items():
+        if depth < 50:
+            continue
+        branches = [
+            f"{_block(stage, block, depth > 50)}_branch{branch}"
+            for stage, count in enumerate(counts, 2)
+            for block in range(count)
+            for branch in (("2a", "2b", "2c") if block else ("2a", "2b", "1", "2c"))
+        ]
+        yield ["conv1", *(f"res{b}" for b in branches)], ["bn_conv1", *(f"bn{b}" for b in branches)], [], ["fc1000"]
+
+    made = iter(_inception_v3().values())
+    convs = [next(made) for _ in _INCEPTION_V3_STEM]
+    for (modules, branches_of), order in zip(_INCEPTION_V3.items(), _INCEPTION_V3_BY_DEPTH, strict=True):
+        for _ in modules:
+            module = [next(made) for _ in branches_of]
+            convs += [module[i] for i in order]
+    yield convs, [f"{conv}/bn" for conv in convs], [], ["Logits/Conv2d_1c_1x1"]
+
+    stem = ["block1_conv1", "block1_conv2"]
+    residuals = [f"block{block}_residual" for block in _XCEPTION_RESIDUALS]
+    separable, norms = [], [f"{conv}_bn" for conv in stem]
+    for block in range(2, 15):
+        last = 2 if block in _XCEPTION_RESIDUALS or block == 14 else 3
+        names = [f"block{block}_sepconv{i}" for i in range(1, last + 1)]
+        separable += names
+        norms += [f"{name}_bn" for name in (*names, f"block{block}_residual") if name in (*names, *residuals)]
+    yield stem + residuals, norms, separable, ["predictions"]
 
 
 def _numbered(layers: Iterable[str], kind: str) -> list[str]:
@@ -441,6 +509,7 @@ _TRANSLATIONS: tuple[Callable[[Iterable[str]], Table | None], ...] = (
     _keras_resnet,
     _keras_xception,
     _keras_inception_v3,
+    _keras_counted,
     _slim,
     _flax_alexnet,
 )

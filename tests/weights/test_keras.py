@@ -1,5 +1,7 @@
-"""Keras's .h5: what Keras writes is read to the bit and into the right layers, real files included."""
+"""Keras's files: what Keras writes is read to the bit and into the right layers, real files included."""
 
+import re
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -7,6 +9,9 @@ import numpy as np
 import pytest
 
 from barenets import UserError, nets, weights
+from barenets.ops import named_variables
+from barenets.weights import Kind
+from barenets.weights.rename import canonical
 
 WITHOUT_TOP = {"vgg16": "VGG16", "xception": "Xception"}
 
@@ -51,6 +56,152 @@ def test_what_keras_writes(tmp_path, name, kind, variant, whole):
     x = rng.normal(0, 1, (1, 75, 75, 3)).astype(np.float32)
     expected = np.asarray(model(x))
     np.testing.assert_allclose(net(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+MODELS = {
+    "vgg16": ("VGG16", "paper", 48),
+    "vgg19": ("VGG19", "paper", 48),
+    "resnet50": ("ResNet50", "keras", 75),
+    "resnet101": ("ResNet101", "keras", 75),
+    "resnet152": ("ResNet152", "keras", 75),
+    "inception_v3": ("InceptionV3", "slim", 75),
+    "xception": ("Xception", "keras", 75),
+}
+"""Network -> Keras's name, variant, side of the pictures."""
+FAST = ("vgg16",)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in MODELS])
+def made_late(request):
+    """A model of 10 classes with its name here, made when Keras's counters of automatic names have begun."""
+    import keras
+
+    kind, _, side = MODELS[request.param]
+    for _ in range(2):
+        keras.Sequential([keras.Input((9, 9, 3)), keras.layers.Conv2D(2, 3), keras.layers.BatchNormalization()])
+    # VGG's dense layers would have 100 million weights on pictures of 224.
+    options = {"weights": None, "classes": 10, "classifier_activation": None, "input_shape": (side, side, 3)}
+    if request.param.startswith("vgg"):
+        options |= {"include_top": False}
+    model = getattr(keras.applications, kind)(**options)
+    rng = np.random.default_rng(0)
+    for v in model.weights:
+        v.assign(scaled(v.path, tuple(v.shape), rng))
+    return request.param, model
+
+
+def loads_into_keras_equal(name, model, path):
+    _, variant, side = MODELS[name]
+    arrays = weights.read(str(path))
+    assert arrays.kind == Kind(name, variant, "keras")
+    options = {"auxiliary": False} if name == "inception_v3" else {}
+    net = nets.build(name, num_classes=arrays.num_classes, variant=variant, **options)
+    assert len(weights.load(net, str(path)).loaded) == len(model.weights)
+    x = np.random.default_rng(0).normal(0, 1, (1, side, side, 3)).astype(np.float32)
+    expected = np.asarray(model(x))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(net(x), expected, atol=1e-4 * np.abs(expected).max())
+    return arrays
+
+
+def test_every_format_of_keras(made_late, tmp_path):
+    """Also without the names that older ones lack, and in the style of Keras 2: equal outputs, and equal arrays."""
+    name, model = made_late
+    paths = [tmp_path / f"x{ending}" for ending in (".h5", ".keras", ".weights.h5")]
+    for path in paths:
+        (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
+    expected = loads_into_keras_equal(name, model, paths[0])
+    if name in ("inception_v3", "xception"):
+        assert "conv2d" not in [layer.name for layer in model.layers]  # but conv2d_2 or later
+    paths += [unnamed(tmp_path, paths[2]), unnamed_archive(tmp_path, paths[1]), keras_2(tmp_path, paths[0])]
+    for path in paths[1:]:
+        arrays = weights.read(str(path))
+        assert arrays.kind == expected.kind, path
+        assert set(arrays) == set(expected), path
+        for key, array in expected.items():
+            np.testing.assert_array_equal(arrays[key], array, f"{path} {key}")
+
+
+def unnamed(folder, path):
+    """A copy of a `.weights.h5` as Keras wrote it before it kept the layers' names: groups are conv2d_3 by count."""
+    copy = folder / f"unnamed_{path.name}"
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "a") as file:
+        for group in file["layers"].values():
+            del group["vars"].attrs["name"]
+    return copy
+
+
+def unnamed_archive(folder, path):
+    """The like of a `.keras`, whose names are in its config.json alone."""
+    copy = folder / f"unnamed_{path.name}"
+    with zipfile.ZipFile(path) as theirs, zipfile.ZipFile(copy, "w") as ours:
+        (folder / "inner.h5").write_bytes(theirs.read("model.weights.h5"))
+        ours.writestr("config.json", theirs.read("config.json"))
+        ours.writestr("model.weights.h5", unnamed(folder, folder / "inner.h5").read_bytes())
+    return copy
+
+
+def keras_2(folder, path):
+    """Weights alone as Keras 2 wrote them: names end in :0, are bytes of one length, and lie in pieces if long."""
+    copy = folder / "keras_2.h5"
+    with h5py.File(path) as theirs, h5py.File(copy, "w") as ours:
+        source = theirs["model_weights"]
+        layers = [name.encode() for name in source.attrs["layer_names"]]
+        for i, piece in enumerate(np.array_split(np.array(layers), 3)):
+            ours.attrs[f"layer_names{i}"] = piece
+        for layer in source.attrs["layer_names"]:
+            group = ours.create_group(layer)
+            names = list(source[layer].attrs["weight_names"])
+            group.attrs["weight_names"] = np.array([f"{name}:0".encode() for name in names])
+            for name in names:
+                group[f"{name}:0"] = source[layer][name][()]
+    return copy
+
+
+def test_a_head_that_is_not_keras_own_keeps_its_name(tmp_path):
+    """Two dense layers after VGG-16's convolutions are not its first two; three are its own."""
+    groups = [f"layers/conv2d_{i}" for i in range(13)] + ["layers/dense", "layers/dense_1", "layers/dense_2"]
+    whole = canonical({f"{group}/biases": np.ones(2) for group in groups}, "keras")
+    assert [*whole][12:] == ["conv5_3/biases", "fc6/biases", "fc7/biases", "fc8/biases"]
+
+    import keras
+
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    top = keras.layers.Dense(2)(keras.layers.Dense(4)(base.output))
+    keras.Model(base.input, top).save_weights(tmp_path / "x.weights.h5")
+    arrays = weights.read(str(unnamed(tmp_path, tmp_path / "x.weights.h5")))
+    assert arrays.kind == Kind("vgg16", "paper", "keras")
+    assert [key for key in arrays if not key.startswith("conv")] == [
+        *("layers/dense/weights", "layers/dense/biases", "layers/dense_1/weights", "layers/dense_1/biases"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("theirs", "other"), [("keras", "keras_2016"), ("keras_2016", "keras")])
+def test_the_two_resnet50s_are_told_apart(theirs, other, tmp_path):
+    """By their layers' names: they have the same shapes and another epsilon."""
+    net = nets.build("resnet50", num_classes=2, variant="keras")
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, variable in named_variables(net).items():
+        layer, _, part = name.rpartition("/")
+        if theirs == "keras":
+            layer = as_keras(layer)
+        part = {"weights": "kernel", "biases": "bias"}.get(part, part)
+        layers.setdefault(layer, {})[f"{layer}/{part}:0"] = variable.numpy()
+    arrays = weights.read(h5(tmp_path / "x.h5", layers))
+    assert arrays.kind == Kind("resnet50", theirs, "keras")
+    with pytest.warns(UserWarning, match=rf"of the variant {theirs}, and the network is the variant {other}:"):
+        weights.load(nets.build("resnet50", num_classes=2, variant=other), arrays)
+
+
+def as_keras(layer: str) -> str:
+    """res2a_branch2b -> conv2_block1_2_conv."""
+    if match := re.fullmatch(r"(res|bn)(\d)(\w)_branch(1|2\w)", layer):
+        number = "0" if match[4] == "1" else str("abc".index(match[4][1]) + 1)
+        kind = "conv" if match[1] == "res" else "bn"
+        return f"conv{match[2]}_block{'abcdef'.index(match[3]) + 1}_{number}_{kind}"
+    return {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}[layer]
 
 
 @pytest.mark.parametrize("name", WITHOUT_TOP)

@@ -420,3 +420,15 @@ def test_unwritable_folder(ending: str, tmp_path: Path) -> None:
         assert str(raised.value).isprintable()
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_npz_of_equal_arrays_are_equal_files(tmp_path: Path) -> None:
+    """Those of torch and Caffe are transposed views; the order in memory and of bytes must not show."""
+    array = np.arange(6, dtype="<f4").reshape(2, 3)
+    made = [{"a/weights": a} for a in (array, array.T.copy().T, array.astype(">f4"))]
+    for i, arrays in enumerate(made):
+        save(str(tmp_path / f"{i}.npz"), arrays)
+    assert len({(tmp_path / f"{i}.npz").read_bytes() for i in range(3)}) == 1
+    scalar = {"a/step": np.float64(7)}
+    save(str(tmp_path / "scalar.npz"), scalar)
+    assert read(str(tmp_path / "scalar.npz"))["a/step"].shape == ()
