@@ -49,17 +49,16 @@ def variables(network: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def bookkeeping(network: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What else checkpoints hold: the published the step and, of VGG and ResNet, the mean; one of a training run the
-    optimizer's and the averages' (here of the first variables), whose values differ from the variables'.
+    """What else checkpoints hold: those published the step and, of VGG and ResNet, the mean; those of a training run
+    what the optimizer and averages keep for each variable (here for the first), which are not the variables' values.
     """
-    scope = next(iter(values)).partition("/")[0]
-    slots = {
-        f"{name}/{slot}": value + 7
-        for name, value in list(values.items())[:8]
-        for slot in ("Momentum", "RMSProp", "RMSProp_1", "ExponentialMovingAverage")
-    }
-    mean = {} if scope.startswith("Inception") else {f"{scope}/mean_rgb": np.float32([123.68, 116.78, 103.94])}
-    return {"global_step": np.int64(470_000), **mean, **slots}
+    found = {"global_step": np.int64(470_000), "beta1_power": np.float32(0.9)}
+    if not network.startswith("inception"):
+        found[f"{network}/mean_rgb"] = np.float32([123.68, 116.78, 103.94])
+    for name in list(values)[:5]:
+        for slot in ("Momentum", "RMSProp", "RMSProp_1", "Adam", "Adam_1", "ExponentialMovingAverage"):
+            found[f"{name}/{slot}"] = values[name] + 7
+    return found
 
 
 def _value(name: str, shape: Shape, rng: np.random.Generator) -> np.ndarray:
