@@ -49,13 +49,13 @@ def checkpoint_prefix(path: str) -> str | None:
 
 
 def read_tf_checkpoint(prefix: str) -> Weights:
-    """Canonical name -> array, without what optimizers and averages keep. Types stay.
+    """Canonical name -> array, without what optimizers and averages keep.
 
     A TF2 checkpoint's names are the attributes on the way to each variable, less the first where all begin
-    with it. bfloat16 becomes float32. Raises UserError for a damaged checkpoint.
+    with it. bfloat16 becomes float32, other types stay. Raises UserError for a damaged checkpoint.
     """
-    stored = _stored(prefix)
     try:
+        stored = _stored(prefix)
         reader = tf.train.load_checkpoint(prefix)
         shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
         objects = _GRAPH in shapes
@@ -70,6 +70,8 @@ def read_tf_checkpoint(prefix: str) -> Weights:
         if claimed > stored:
             raise ValueError(f"it claims {claimed:,} bytes and has fewer")
         arrays = {name: _array(reader.get_tensor(key)) for key, name in names.items()}
+    except UserError:
+        raise
     except (tf.errors.OpError, LookupError, TypeError, ValueError, RuntimeError, DecodeError) as error:
         reason = (str(getattr(error, "message", error)).splitlines() or [""])[0]
         raise UserError(f"{prefix}: refused as a checkpoint ({reason[:200]}); is it complete?") from None
