@@ -31,14 +31,14 @@ class Variant:
     """Of batch normalization."""
     biases: str = "none"
     """Which convolutions have biases besides batch norm's: "none", "conv1" or "all"."""
-    pool1_padding: int = 1
-    """Of pool1 on each side; 0 is Caffe's: none before, and rounded up."""
+    pool1_padding: int | str = 1
+    """Of pool1 on each side; 0 is Caffe's: none before, and rounded up. SAME is the same where conv1's map is even."""
 
 
 VARIANTS = {
     "torchvision": Variant(downsampling="3×3", epsilon=1e-5),
     "caffe": Variant(downsampling="1×1", epsilon=1e-5, biases="conv1", pool1_padding=0),
-    "slim": Variant(downsampling="1×1", epsilon=1e-5, pool1_padding=0),
+    "slim": Variant(downsampling="1×1", epsilon=1e-5, pool1_padding="SAME"),
     "keras": Variant(downsampling="1×1", epsilon=1.001e-5, biases="all"),
     "keras_2016": Variant(downsampling="1×1", epsilon=1e-3, biases="all"),
 }
@@ -71,7 +71,7 @@ class ResNet(tf.Module):
 
         torchvision  "v1.5": the 3×3 has the stride of 2, pool1 padded by 1
         caffe        the authors': the first 1×1 has the stride, pool1 rounds up, conv1 of 50 has a bias
-        slim         TensorFlow's resnet_v1: as caffe, without that bias (101 and 152: the same as caffe)
+        slim         TensorFlow's resnet_v1: as caffe, without that bias; pool1 SAME, the same at 224×224
         keras        keras.applications: as caffe, but pool1 padded by 1, and biases everywhere
         keras_2016   its first ResNet50 file (old layer names, fchollet's v0.2 release): epsilon 1e-3
 

@@ -12,22 +12,30 @@ TensorFlow's own reader was measured to end the process on nearly half of the
 indices that are damaged under sound checksums, and it copies.
 """
 
+import os
 import re
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from barenets import UserError
 from barenets.weights import files, protobuf, tables
 from barenets.weights.rename import Weights, canonical
 from barenets.weights.torch import from_bfloat16
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _PARTS = {"kernel": "weights", "_kernel": "weights", "bias": "biases"}
 _NO_WEIGHTS = re.compile(
-    r"(^|/)(global_step|mean_rgb|save_counter|Momentum|RMSProp(_\d)?|Adam(_\d)?|ExponentialMovingAverage)$"
-    r"|OPTIMIZER_SLOT|^_CHECKPOINTABLE_OBJECT_GRAPH$"
+    r"(^|/)(global_step|mean_rgb|beta[12]_power|ExponentialMovingAverage|"
+    r"(Adadelta|Adagrad|Adam|Ftrl|Momentum|RMSProp)(_\d)?)$"
 )
+"""Variables of TF1 beside a network's."""
+_OPTIMIZERS = {"_iterations", "iter", "beta1_power"}
+"""Attributes that an optimizer has, and nothing else; those of TF1 have slots at least."""
+_DEEPEST = 100  # attributes on the way to a variable
+_STRING = 7
 _DTYPES = {
     **{1: "f4", 2: "f8", 3: "i4", 4: "u1", 5: "i2", 6: "i1", 9: "i8"},
     **{14: "bfloat16", 17: "u2", 19: "f2", 22: "u4", 23: "u8"},
@@ -39,7 +47,8 @@ _SAVE_WHOLE = "load it in TensorFlow and save it with tf.train.Checkpoint"
 
 def checkpoint_prefix(path: str) -> str | None:
     """What TensorFlow calls the checkpoint that `path` names, one of its files or its folder; None if it is none."""
-    if match := re.fullmatch(r"(.+)\.(index|data-\d{5}-of-\d{5})", path):
+    match = re.fullmatch(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})", path)
+    if match and tf.io.gfile.exists(path):
         return match[1]
     if tf.io.gfile.isdir(path):
         try:
@@ -61,26 +70,32 @@ def read_tf_checkpoint(prefix: str) -> Weights:
     UserError for a damaged checkpoint.
     """
     try:
-        indexed = tf.io.gfile.exists(f"{prefix}.index")
-        found = _indexed(prefix) if indexed or not tf.io.gfile.exists(prefix) else _single(files.view(prefix))
-        arrays: dict[str, np.ndarray] = {}
-        for key, array in sorted(found.items()):
-            name = _name(key)
-            if name in arrays:
-                raise UserError(f"it holds {name!r:.80} twice")
-            arrays[name] = array
-        if not arrays:
+        if tf.io.gfile.exists(f"{prefix}.index"):
+            found, graph = _indexed(prefix)
+        elif tf.io.gfile.exists(prefix):
+            found, graph = _single(files.view(prefix)), None
+        else:
+            raise UserError(f"{os.path.basename(prefix)}.index is missing")
+        if graph is None:
+            names = {key: key for key in sorted(found) if _is_weight(key)}
+        else:
+            names = _without_root(_names(graph), {key: array.ndim for key, array in found.items()})
+        if len(set(names.values())) < len(names):
+            raise UserError("it holds a name twice")
+        if not names:
             raise UserError("it holds no arrays")
-        if all(_VALUE in key for key in found):
-            return canonical(_without_root(arrays))
-        return canonical(arrays, "slim")
+        return canonical({name: found[key] for key, name in names.items()}, "slim" if graph is None else "")
     except UserError as error:
         reason = str(error).removeprefix(f"{prefix}: ")
         raise UserError(f"{prefix}: refused as a checkpoint, {reason[:300]}") from None
 
 
-def _indexed(prefix: str) -> dict[str, np.ndarray]:
-    """Of BundleHeaderProto under the empty key, and a BundleEntryProto for each variable."""
+def _indexed(prefix: str) -> tuple[dict[str, np.ndarray], bytes | None]:
+    """The arrays, and the graph of objects if there is one.
+
+    Of BundleHeaderProto under the empty key, and a BundleEntryProto for each variable.
+    """
+    graph = None
     shards, order = 0, "<"
     pieces: dict[int, memoryview] = {}
     found: dict[str, np.ndarray] = {}
@@ -91,7 +106,10 @@ def _indexed(prefix: str) -> dict[str, np.ndarray]:
             shards, order = entry[1], ">" if entry[2] else "<"
             continue
         name, dtype = _text(key), _DTYPES.get(entry[1])
-        if dtype is None or not _is_weight(name):
+        is_graph = name == _GRAPH
+        if is_graph and entry[1] != _STRING:
+            raise UserError("its graph of objects is no text")
+        if not (is_graph or (dtype and _is_weight(name))):
             continue
         shape: tuple[int, ...] = ()
         checksum = None
@@ -113,10 +131,19 @@ def _indexed(prefix: str) -> dict[str, np.ndarray]:
         claimed += size
         if claimed > sum(map(len, pieces.values())):  # each checksum takes its time
             raise UserError("its arrays overlap")
+        if is_graph:
+            graph = _scalar_text(data)
+            continue
         if checksum is not None:
             tables.check(data, checksum, repr(name)[:80])
         found[name] = _array(name, data, dtype, order, shape)
-    return found
+    return found, graph
+
+
+def _scalar_text(data: memoryview) -> bytes:
+    """The one text of a tensor of texts: its size, the checksum of that, the text."""
+    size, at = protobuf.varint(data, 0)
+    return bytes(data[at + 4 : at + 4 + size])
 
 
 def _single(view: memoryview) -> dict[str, np.ndarray]:
@@ -215,22 +242,38 @@ def _text(key: bytes) -> str:
 
 
 def _is_weight(key: str) -> bool:
-    return not _NO_WEIGHTS.search(_name(key))
+    return not _NO_WEIGHTS.search(key)
 
 
-def _name(key: str) -> str:
-    if not key.endswith(_VALUE):
-        return key
-    # trackable_utils.py: a dot in an attribute's name is doubled, then a slash is .S
-    *path, last = (
-        re.sub(r"\.(\.|S)", lambda match: "/" if match[1] == "S" else ".", part)
-        for part in key.removesuffix(_VALUE).split("/")
-    )
-    return "/".join((*path, _PARTS.get(last, last)))
+def _names(graph: bytes) -> dict[str, tuple[str, ...]]:
+    """Key of a variable -> the shortest way to it by attributes that does not lead through an optimizer.
+
+    A key is itself a shortest way, but Keras 3's optimizers know the variables too.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    ways: dict[int, tuple[str, ...]] = {0: ()}
+    queue = [0]
+    try:
+        nodes = TrackableObjectGraph.FromString(graph).nodes
+        for i in queue:
+            node = nodes[i]
+            if node.slot_variables or any(child.local_name in _OPTIMIZERS for child in node.children):
+                continue
+            for attribute in node.attributes:
+                if attribute.name == "VARIABLE_VALUE":
+                    names[attribute.checkpoint_key] = ways[i]
+            for child in node.children:
+                if child.node_id not in ways and len(ways[i]) < _DEEPEST:
+                    ways[child.node_id] = (*ways[i], child.local_name)
+                    queue.append(child.node_id)
+    except (DecodeError, IndexError):
+        raise UserError("its graph of objects is damaged") from None
+    return names
 
 
-def _without_root(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    roots = {name.partition("/")[0] for name in arrays}
-    if len(roots) == 1 and all(name.count("/") > 1 for name in arrays):
-        return {name.partition("/")[2]: array for name, array in arrays.items()}
-    return arrays
+def _without_root(names: dict[str, tuple[str, ...]], ranks: dict[str, int]) -> dict[str, str]:
+    """Key -> canonical name, of the arrays that are there; without the root's numbers, which count steps."""
+    names = {key: name for key, name in names.items() if key in ranks and (len(name) > 1 or ranks[key])}
+    if len({name[0] for name in names.values() if name}) == 1 and all(len(name) > 2 for name in names.values()):
+        names = {key: name[1:] for key, name in names.items()}
+    return {key: "/".join((*name[:-1], *(_PARTS.get(last, last) for last in name[-1:]))) for key, name in names.items()}
