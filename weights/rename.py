@@ -319,7 +319,7 @@ def _torch_resnet(layers: Iterable[str]) -> Table | None:
     deep = "layer3.6.conv1" in layers
     table = {"conv1": "conv1", "bn1": "bn_conv1", "fc": "fc1000"}
     for layer in layers:
-        if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn|downsample\.)([0-3])", layer):
+        if match := re.fullmatch(r"layer([1-4])\.(\d{1,3})\.(conv|bn|downsample\.)([0-3])", layer):
             stage, block, number = int(match[1]) + 1, int(match[2]), int(match[4])
             if match[3] == "downsample.":
                 table[layer] = f"{'bn' if number else 'res'}{_block(stage, block, deep)}_branch1"

@@ -132,7 +132,8 @@ def _legacy_tensors(view: memoryview) -> Any:
     content = rest
     _, rest = load(content, UserError, _admitted(lambda *_: None), note)
     keys, rest = load(rest, UserError)
-    if not isinstance(keys, list) or set(map(str, keys)) != set(asked) or len(keys) != len(asked):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)  # str() of others may take forever
+    if not texts or set(keys) != set(asked) or len(keys) != len(asked):
         raise UserError("its storages are not those that its tensors ask for")
     storages: dict[str, _Storage] = {}
     for key in keys:

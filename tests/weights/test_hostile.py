@@ -1,6 +1,7 @@
 """Files that mean harm, or that harm has come to: each loads or is refused in one line, and no code runs."""
 
 import io
+import pickle
 import re
 import struct
 import zipfile
@@ -18,6 +19,7 @@ from tests.weights.mutations import varint
 from tests.weights.reader import EXTENSION, Reader
 from tests.weights.test_caffemodel import safetensors, v1
 from tests.weights.test_npy import boxed, header, normal, npz, saved
+from tests.weights.test_torch import before_1_6, state_dict, tensor
 
 P2, P4 = b"\x80\x02", b"\x80\x04"
 
@@ -306,12 +308,18 @@ def texts_of_no_size() -> bytes:
     )
 
 
+def keys_of_doubling_tuples() -> bytes:
+    whole = before_1_6(state_dict(a=tensor((1,), (1,), count=1)), **{"0": np.ones(1, "f4")})
+    return whole.replace(pickle.dumps(["0"], 2), P2 + b"]" + doubling(b")") + b"a.")
+
+
 FOUND: dict[str, Callable[[], bytes]] = {
     "a .caffemodel's shape of nothing": empty_caffemodel,
     "a .safetensors' shape of nothing": lambda: safetensors({"a": ("F32", list(EMPTY), b"")}),
     "an .h5's shape of nothing": empty_h5,
     "a .caffemodel's dense layer of four sides": lambda: v1("fc", 14, [normal(2, 2, 1, 1)]),
     "an .h5's texts of no size": texts_of_no_size,
+    "an old .pth's keys of doubling tuples": keys_of_doubling_tuples,
     "a pickle that asks for a long name": lambda: P2 + name("numpy" * 500, "a") + b".",
     "a pickle with a long key": lambda: P2 + b"}" + text("c" * 5000) + b"Ns.",
     "an archive with a long name": lambda: npz(**{"c" * 5000: np.array({}, object)}),
