@@ -131,7 +131,7 @@ def _indexed(prefix: str) -> tuple[dict[str, np.ndarray], bytes | None]:
         claimed += size
         if claimed > sum(map(len, pieces.values())):  # each checksum takes its time
             raise UserError("its arrays overlap")
-        if is_graph:
+        if dtype is None:  # the graph's
             graph = _scalar_text(data)
             continue
         if checksum is not None:
