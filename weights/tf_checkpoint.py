@@ -14,6 +14,7 @@ indices that are damaged under sound checksums, and it copies.
 
 import os
 import re
+from collections import Counter
 
 import numpy as np
 import tensorflow as tf
@@ -80,8 +81,9 @@ def read_tf_checkpoint(prefix: str) -> Weights:
             names = {key: key for key in sorted(found) if _is_weight(key)}
         else:
             names = _without_root(_names(graph), {key: array.ndim for key, array in found.items()})
-        if len(set(names.values())) < len(names):
-            raise UserError("it holds a name twice")
+        for name, count in Counter(names.values()).items():
+            if count > 1:
+                raise UserError(f"it holds {name!r:.80} twice")
         if not names:
             raise UserError("it holds no arrays")
         return canonical({name: found[key] for key, name in names.items()}, "slim" if graph is None else "")

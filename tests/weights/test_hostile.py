@@ -334,11 +334,12 @@ def test_found_faults_are_refused(case: str, reader: Reader, tmp_path: Path) -> 
 
 def test_name_in_a_checkpoint_twice(tmp_path: Path, reader: Reader) -> None:
     """The refusal did not name the file."""
-    values = [tf.ones(1)] * 2
-    keys = [f"net/a/{part}/.ATTRIBUTES/VARIABLE_VALUE" for part in ("kernel", "weights")]
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "x"), tensor_names=keys, shape_and_slices=[""] * 2, tensors=values)
+    net = tf.Module()
+    net.a = tf.Module()
+    net.a.kernel, net.a.weights = tf.Variable([1.0]), tf.Variable([1.0])
+    tf.train.Checkpoint(net=net).write(str(tmp_path / "x"))
     outcome = reader.read(tmp_path / "x")
-    assert outcome.text == f"{tmp_path / 'x'}: refused as a checkpoint, it holds 'net/a/weights' twice"
+    assert outcome.text == f"{tmp_path / 'x'}: refused as a checkpoint, it holds 'a/weights' twice"
 
 
 @pytest.mark.parametrize(
