@@ -32,7 +32,7 @@ def test_crc32(size):
 def test_copies(shape, axes, dtype):
     array = np.asarray(np.random.default_rng(0).standard_normal(shape, np.float32)).transpose(axes)
     copy = copies.Copy(array, dtype).get()
-    assert copies.is_aligned(copy)
+    assert copies.is_aligned(copy) or not copy.size
     np.testing.assert_array_equal(copy, array)
     np.testing.assert_array_equal(copies.tensor(copy), array)
 
