@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +12,14 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.module import aligned, named_variables, select
+from barenets.weights import copies
 from barenets.weights.npy import write_npy, write_npz
 from barenets.weights.open import read
 from barenets.weights.rename import AUXILIARY, Arrays, Weights
 from barenets.weights.safetensors import write_safetensors
+
+_AHEAD = 4
+"""Copies that are made before they are needed."""
 
 
 def save(path: str, weights: tf.Module | Arrays) -> None:
@@ -85,10 +90,37 @@ def load(
             f"and gives other numbers than theirs. Build it with variant={theirs!r} (--variant {theirs})",
             stacklevel=2,
         )
-    variables = named_variables(net)
-    for name in report.loaded:
-        variables[name].assign(np.asarray(arrays[name], variables[name].dtype.as_numpy_dtype))
+    _assign(named_variables(net), arrays, report.loaded, ours_alone=isinstance(source, str))
     return report
+
+
+def _assign(variables: dict[str, tf.Variable], arrays: Arrays, names: Iterable[str], *, ours_alone: bool) -> None:
+    """Assigns tensors that lie in copies of the arrays, or in the arrays themselves if they are `ours_alone`.
+
+    `variable.assign(array)` copies twice. A few of the next copies are made meanwhile.
+    """
+    owners = Counter(id(_owner(array)) for array in arrays.values())
+    waiting: deque[tuple[tf.Variable, copies.Copy]] = deque()
+    for name in names:
+        variable, array = variables[name], arrays[name]
+        dtype = variable.dtype.as_numpy_dtype
+        if ours_alone and array.dtype == dtype and owners[id(_owner(array))] == 1 and copies.is_aligned(array):
+            variable.assign(copies.tensor(array))
+            continue
+        waiting.append((variable, copies.Copy(array, dtype)))
+        if len(waiting) > _AHEAD:
+            _assign_first(waiting)
+    while waiting:
+        _assign_first(waiting)
+
+
+def _assign_first(waiting: deque[tuple[tf.Variable, copies.Copy]]) -> None:
+    variable, copy = waiting.popleft()
+    variable.assign(copies.tensor(copy.get()))
+
+
+def _owner(array: np.ndarray) -> object:
+    return array if array.base is None else array.base
 
 
 def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str = "the given arrays") -> LoadReport:

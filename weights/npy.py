@@ -149,6 +149,7 @@ def read_archive(path: str) -> dict[str, np.ndarray]:
 def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
     """What `read_archive` gives, and the archive's comment as JSON."""
     arrays, entry, comment = {}, "", None
+    view = files.view(path)
     with files.opened(path) as file:
         try:
             file.seek(0, io.SEEK_END)
@@ -165,7 +166,12 @@ def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
                     if info.compress_size > size or info.file_size > 1032 * info.compress_size:
                         raise ValueError(f"it cannot unpack to {info.file_size} bytes")
                     # Whole: the checksum is compared where the entry ends, which its header may deny.
-                    arrays[entry.removesuffix(".npy")] = _array_inside(memoryview(archive.read(entry)))
+                    if info.compress_type == zipfile.ZIP_STORED:
+                        archive.open(info).close()  # compares the entry's own header
+                        data = files.member(view, {entry: info}, entry)
+                    else:
+                        data = memoryview(archive.read(entry))
+                    arrays[entry.removesuffix(".npy")] = _array_inside(data)
         except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen kinds
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: refused, it is no sound .npz ({entry!r:.80}: {reason!r:.300})") from None

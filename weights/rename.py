@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from barenets import UserError
+from barenets.weights import copies
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -129,7 +130,8 @@ def reorder_chw(weights: np.ndarray, channels: int, height: int, width: int) -> 
     """
     if weights.ndim != 2 or len(weights) != channels * height * width:
         raise UserError(f"dense weights of shape {weights.shape} do not follow a map of {channels}×{height}×{width}")
-    return weights.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(weights.shape)
+    view = weights.reshape(channels, height, width, -1).transpose(1, 2, 0, 3)
+    return copies.contiguous(view).reshape(weights.shape)
 
 
 # ---- which network ----

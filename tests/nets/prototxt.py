@@ -56,8 +56,17 @@ def _deploy(name: str, layers: str) -> str:
 
 def vgg16() -> str:
     """VGG_ILSVRC_16_layers_deploy.prototxt."""
-    lines, bottom = [_input("VGG_ILSVRC_16_layers", 224)], "data"
-    for block, (count, width) in enumerate(zip((2, 2, 3, 3, 3), (64, 128, 256, 512, 512), strict=True), 1):
+    return _vgg(16, (2, 2, 3, 3, 3))
+
+
+def vgg19() -> str:
+    """VGG_ILSVRC_19_layers_deploy.prototxt."""
+    return _vgg(19, (2, 2, 4, 4, 4))
+
+
+def _vgg(depth: int, counts: tuple[int, ...]) -> str:
+    lines, bottom = [_input(f"VGG_ILSVRC_{depth}_layers", 224)], "data"
+    for block, (count, width) in enumerate(zip(counts, (64, 128, 256, 512, 512), strict=True), 1):
         for i in range(1, count + 1):
             lines += [
                 _conv(f"conv{block}_{i}", bottom, width, 3, pad=1),
