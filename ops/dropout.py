@@ -9,7 +9,9 @@ import tensorflow as tf
 
 def fold_in(rng: tf.Tensor, name: str) -> tf.Tensor:
     """A seed of `name`'s own, int32 [2], from the step's seed `rng` (int32 [2])."""
-    return tf.random.fold_in(rng, tf.constant(zlib.crc32(name.encode()) & 0x7FFFFFFF, tf.int32))
+    # Of a seed that is negative XLA makes another one unless it is told how.
+    data = tf.constant(zlib.crc32(name.encode()) & 0x7FFFFFFF, tf.int32)
+    return tf.random.fold_in(rng, data, alg="philox")
 
 
 def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:

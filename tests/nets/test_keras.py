@@ -123,10 +123,8 @@ def pictures(side: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 1, (count, side, side, 3)).astype(np.float32)
 
 
-SLOW = ("vgg16", "vgg19", "resnet101", "resnet152")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MODELS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_activations(name):
     import keras
 
@@ -169,6 +167,7 @@ COUNTS = {  # keras.applications' own, trainable
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count(name):
     options = {"auxiliary": False} if name == "inception_v3" else {}

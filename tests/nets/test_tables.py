@@ -224,7 +224,10 @@ def expected():
     return functools.cache(lambda network: EXPECTED[network]())
 
 
-@NETWORKS
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(n, id=n.__name__, marks=pytest.mark.slow if n is nets.ResNet else ()) for n in EXPECTED],
+)
 def test_docstring_table(expected, network):
     check(inspect.cleandoc(network.__doc__), *expected(network))
 

@@ -77,7 +77,7 @@ def test_what_a_file_lacks_or_has_otherwise_starts_afresh(tmp_path):
 
 def test_the_catalogs_variant_is_not_guessed(tmp_path, monkeypatch):
     file = weight_file(tmp_path / "w.npz", "caffenet", 1000)
-    monkeypatch.setattr(fetch, "fetch", lambda name, cache=None: file)
+    monkeypatch.setattr(fetch, "fetch", lambda name, cache=None, say=None: file)
     assert demo._fit("bvlc_caffenet", 2) == ("alexnet", "caffenet", ("fc8",))
 
 

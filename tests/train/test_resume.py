@@ -56,7 +56,7 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
     [
         "step:4",  # between two checkpoints
         pytest.param("step:6", marks=pytest.mark.slow),  # the first of an epoch
-        "write:200",  # in the middle of the second checkpoint
+        pytest.param("write:200", marks=pytest.mark.slow),  # in the middle of the second checkpoint
         pytest.param("rename:2", marks=pytest.mark.slow),  # a checkpoint is whole but has no name yet
         pytest.param("prune:3", marks=pytest.mark.slow),  # it has its name, and an older one is still there
         pytest.param("validate:3", marks=pytest.mark.slow),  # an epoch's last step is done
@@ -98,7 +98,8 @@ def test_killed_at_random_moments(pictures, undisturbed, tmp_path):
     assert_same(last_checkpoint(tmp_path / "run", step=15), undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_says_how_to_go_on(pictures, undisturbed, tmp_path, number):
     command = [sys.executable, "-m", "tests.train.tiny", *map(str, pictures), "--logdir", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -39,6 +39,7 @@ def v1(name: str, kind: int, blobs: list[np.ndarray]) -> bytes:
     return caffe._field(2, body + b"".join(caffe._field(6, legacy_blob(blob)) for blob in blobs))
 
 
+@pytest.mark.slow
 def test_alexnet_comes_back_to_the_bit(tmp_path):
     net = AlexNet(10, "alexnet", seed=3)
     arrays = {name: variable.numpy() for name, variable in named_variables(net).items()}

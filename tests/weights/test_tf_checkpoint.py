@@ -88,7 +88,7 @@ def test_several_files_of_data(tmp_path: Path) -> None:
         weights.read(str(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("count", [2, 3000])  # the larger has several blocks
+@pytest.mark.parametrize("count", [2, pytest.param(3000, marks=pytest.mark.slow)])  # the larger has several blocks
 def test_objects(tmp_path: Path, count: int) -> None:
     root = tf.Module()
     root.layers = [tf.Variable(normal(1) + i) for i in range(count)]
