@@ -19,6 +19,10 @@ AVERAGE = 1e-4
 """Of the largest moving average of a layer, after a step in training; up to 3e-5 is seen."""
 
 REGISTERED = [(name, variant) for name in nets.NETWORKS for variant in nets.variants(name)]
+ONE_OF_EACH_CODE = [
+    case for case in REGISTERED if not re.match(r"vgg1[36]|resnet1.*-(caffe|slim|keras)", "-".join(case))
+]
+"""VGG differs by its number of layers alone, and so does ResNet from 50 on, where all variants are."""
 
 
 def marked(cases, fast):
@@ -76,7 +80,7 @@ class Traced:
 GRAPHS = "alexnet-alexnet vgg11-paper googlenet-torchvision inception_v2-slim resnet18-torchvision"
 
 
-@pytest.fixture(scope="module", params=marked(REGISTERED, GRAPHS))
+@pytest.fixture(scope="module", params=marked(ONE_OF_EACH_CODE, GRAPHS))
 def traced(request):
     name, variant = request.param
     with tf.Graph().as_default():
@@ -139,10 +143,6 @@ LAST_MAP = {
     "resnet152": (7, 7, 2048),
     "xception": (10, 10, 2048),
 }
-ONE_OF_EACH_CODE = [
-    case for case in REGISTERED if not re.match(r"vgg1[36]|resnet1.*-(caffe|slim|keras)", "-".join(case))
-]
-"""VGG differs by its number of layers alone, and so does ResNet from 50 on, where all variants are."""
 
 
 @pytest.mark.parametrize(
