@@ -24,7 +24,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from barenets import UserError
 from barenets.weights import files, protobuf, tables
 from barenets.weights.rename import Weights, canonical
-from barenets.weights.torch import from_bfloat16
+from barenets.weights.torch import from_bfloat16, itemsize
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _PARTS = {"kernel": "weights", "_kernel": "weights", "bias": "biases"}
@@ -78,7 +78,7 @@ def read_tf_checkpoint(prefix: str) -> Weights:
         else:
             raise UserError(f"{os.path.basename(prefix)}.index is missing")
         if graph is None:
-            names = {key: key for key in sorted(found) if _is_weight(key)}
+            names = {key: key for key in sorted(found)}
         else:
             names = _without_root(_names(graph), {key: array.ndim for key, array in found.items()})
         for name, count in Counter(names.values()).items():
@@ -210,7 +210,7 @@ def _stored(tensor: memoryview, dtype: str) -> memoryview:
         return protobuf.message(runs[0]) if runs else memoryview(b"")
     if not isinstance(runs[0], int) and len(runs[0]) > _MOST_VARINTS:
         raise UserError(f"it keeps more integers than weights have; {_SAVE_WHOLE}")
-    size = _itemsize(dtype)
+    size = itemsize(dtype)
     numbers = (number % (1 << 8 * size) for number in protobuf.packed(runs[0]))
     return memoryview(b"".join(number.to_bytes(size, "little") for number in numbers))
 
@@ -219,10 +219,6 @@ def _array(name: str, data: memoryview, dtype: str, order: str, shape: tuple[int
     if dtype == "bfloat16":
         return from_bfloat16(_array(name, data, "u2", order, shape))
     return files.numbers(data, order + dtype, shape, f"{name!r:.80}")
-
-
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def _shape(message: memoryview) -> tuple[int, ...]:

@@ -138,8 +138,8 @@ def _legacy_tensors(view: memoryview) -> Any:
     storages: dict[str, _Storage] = {}
     for key in keys:
         dtype, size = asked[key]
-        data = rest[8 : 8 + size * _itemsize(dtype)]
-        if int.from_bytes(rest[:8], "little") != size or len(data) != size * _itemsize(dtype):
+        data = rest[8 : 8 + size * itemsize(dtype)]
+        if int.from_bytes(rest[:8], "little") != size or len(data) != size * itemsize(dtype):
             raise UserError(f"it ends in the middle of the storage {key!r:.40}; is the file complete?")
         storages[key] = _Storage(_numbers(data, dtype, "<" if system["little_endian"] else ">"))
         rest = rest[8 + len(data) :]
@@ -158,7 +158,8 @@ def _reference(reference: Any) -> tuple[str, str, int]:
     return dtype, key.decode("latin1") if isinstance(key, bytes) else key, int(size)
 
 
-def _itemsize(dtype: str) -> int:
+def itemsize(dtype: str) -> int:
+    """Bytes of a number of type `dtype`; bfloat16 is none of NumPy's."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
