@@ -181,10 +181,11 @@ class Run:
             raise UserError(f"{s.train}: has one class only, {self.class_names[0]!r}; there is nothing to tell apart")
         dropout = {} if s.dropout is None else {"dropout_rate": s.dropout}
         self.net = nets.build(s.net, num_classes=len(self.class_names), variant=s.variant, seed=s.seed, **dropout)
+        arrays = weights.read(s.weights) if s.weights and not checkpoint else None
         if checkpoint:
             self.preprocessing = Preprocessing(**state["preprocessing"])
         else:
-            self.preprocessing = s.preprocessing or preprocessing_for(s.weights, s.net, s.variant, self.net)
+            self.preprocessing = s.preprocessing or preprocessing_for(s.weights, arrays, s.net, s.variant, self.net)
         self.batches = data.Batches(
             self.records,
             self.preprocessing,
@@ -200,8 +201,8 @@ class Run:
         self.load_report: weights.LoadReport | None = None
         if checkpoint:
             weights.load(self.net, checkpoint.weights)
-        elif s.weights:
-            self.load_report = weights.load(self.net, s.weights, skip=s.reinit)
+        elif arrays is not None:
+            self.load_report = weights.load(self.net, arrays, skip=s.reinit, origin=str(s.weights))
         elif s.reinit:
             raise UserError("--reinit starts layers afresh instead of loading them; without --weights all of them are")
 

@@ -36,12 +36,14 @@ def _choose(source: str | None, kind: Kind | None, net: str | None, variant: str
     return net, variant
 
 
-def preprocessing_for(source: str | None, name: str, variant: str, net: Any) -> Preprocessing:
-    """What the weights `source` want. Raises UserError if that is not the size of picture that `net` takes."""
-    return _preprocessing(source, weights.identify(source) if source else None, name, variant, net)
+def preprocessing_for(
+    source: str | None, arrays: weights.Weights | None, name: str, variant: str, net: Any
+) -> Preprocessing:
+    """What the weights `source`, read as `arrays`, want.
 
-
-def _preprocessing(source: str | None, kind: Kind | None, name: str, variant: str, net: Any) -> Preprocessing:
+    Raises UserError if that is not the size of picture that `net` takes.
+    """
+    kind = arrays.kind if arrays is not None else None
     entry = weights.known(source)
     side = net.input_shape[0]
     guess = catalog.preprocessing(Kind(name, variant, kind.origin if kind else ""), side)
@@ -71,7 +73,7 @@ def from_weights(source: str, net: str | None, variant: str | None, num_classes:
     name, variant = _choose(source, kind, net, variant)
     num_classes = num_classes or arrays.num_classes or 1000
     built = nets.build(name, num_classes=num_classes, variant=variant)
-    preprocessing = _preprocessing(source, kind, name, variant, built)
+    preprocessing = preprocessing_for(source, arrays, name, variant, built)
     weights.load(built, arrays, origin=source)
     names = catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
     return Model(built, names, preprocessing, {})
