@@ -1,21 +1,16 @@
-"""Copies and checksums of large arrays, on all cores and at one pass over the memory."""
+"""Copies of large arrays, on all cores, at one pass over the memory, and into that which a variable has already."""
 
+import ctypes
 import math
-import mmap
 import os
-import sys
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-_ALIGNED = 64  # bytes; TensorFlow's tensors begin at multiples of it
-_PIECE = 1 << 22  # bytes that a thread copies or sums at a time
-_POLYNOMIAL = 0xEDB88320  # of zlib's CRC, the lowest power in the highest bit
+_PIECE = 1 << 22  # bytes that a thread copies at a time
 
 
 @cache
@@ -29,34 +24,44 @@ if hasattr(os, "register_at_fork"):
 
 
 class Copy:
-    """A copy of an array in C order, where TensorFlow can take it over; it is made while other things happen."""
+    """`to[...] = source` for arrays of one shape with an axis or more, made while other things happen."""
 
-    def __init__(self, array: np.ndarray, dtype: Any = None) -> None:
-        dtype = np.dtype(dtype or array.dtype)
-        size = array.size * dtype.itemsize
-        self._copy = _room(size).view(dtype).reshape(array.shape)
-        self._pieces: list[Future] = []
-        if size < _PIECE // 16:
-            self._copy[...] = array
-            return
-        for window in _windows(array.shape, dtype.itemsize):
-            self._pieces.append(_pool().submit(_copy, self._copy[window], array[window]))
+    def __init__(self, to: np.ndarray, source: np.ndarray) -> None:
+        windows = _windows(to.shape, to.itemsize)
+        self._pieces: list[Future] = [_pool().submit(_copy, to[window], source[window]) for window in windows]
 
-    def get(self) -> np.ndarray:
+    def wait(self) -> None:
         wait(self._pieces)
         for piece in self._pieces:
             piece.result()
-        return self._copy
 
 
-def _room(size: int) -> np.ndarray:
-    if size >= _PIECE and sys.platform == "linux":
-        # NumPy asks for huge pages, which the kernel may have to put together first: 1.7 s for 400 MB were measured.
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        return np.frombuffer(pages, np.uint8)
-    room = np.empty(size + _ALIGNED, np.uint8)
-    begin = -room.ctypes.data % _ALIGNED
-    return room[begin : begin + size]
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """A copy in C order."""
+    copy = np.empty(array.shape, array.dtype)
+    Copy(copy, array).wait()
+    return copy
+
+
+def memory(variable: tf.Variable) -> np.ndarray | None:
+    """The variable's own memory, to write its value to; None if it cannot be had, as on another device.
+
+    Nobody else sees what is written: values that were read earlier and variables that were assigned from this one
+    often lie in the same memory, and where they do, it gets other memory first. New memory takes longer to be
+    given by the system than to be filled.
+    """
+    device = variable.device or ""
+    if not variable.shape.rank or not device.startswith("/job:localhost") or "CPU" not in device:
+        return None
+    # Before an update of some rows, here of none, TensorFlow copies what is shared, and reads are copies from then on.
+    none = tf.zeros([0, *variable.shape[1:]], variable.dtype)
+    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=tf.zeros([0], tf.int32), updates=none)
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
+    value, again = np.asarray(variable.read_value()), np.asarray(variable.read_value())
+    if value.ctypes.data != again.ctypes.data or not value.flags.c_contiguous:  # should TensorFlow ever copy here
+        return None
+    room = memoryview((ctypes.c_char * value.nbytes).from_address(value.ctypes.data))
+    return np.frombuffer(room, value.dtype).reshape(value.shape)
 
 
 def _windows(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
@@ -70,61 +75,22 @@ def _windows(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...
 
 
 def _copy(to: np.ndarray, source: np.ndarray) -> None:
-    """Tile by tile where the two lie in memory the other way round: NumPy reads a cache line for each number."""
+    """Tile by tile, each through a small copy, where the two lie in memory the other way round.
+
+    NumPy would read a cache line for each number, and rows of a power of two bytes push each other out of the cache.
+    """
     if source.ndim < 2 or abs(source.strides[-1]) <= source.itemsize:
         np.copyto(to, source)
         return
     rows, columns = source.shape[-2:]
-    high = max(16, min(128, 1024 // max(1, math.prod(source.shape[:-2]))))
+    high = max(16, min(128, 512 // max(1, math.prod(source.shape[:-2]))))
+    first, *rest = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
+    back = np.argsort([*rest, first])
     for i in range(0, rows, high):
         for j in range(0, columns, 128):
-            np.copyto(to[..., i : i + high, j : j + 128], source[..., i : i + high, j : j + 128])
-
-
-def contiguous(array: np.ndarray) -> np.ndarray:
-    """A copy in C order."""
-    return Copy(array).get()
-
-
-def is_aligned(array: np.ndarray) -> bool:
-    """Whether `array` lies as `Copy` lays it."""
-    return bool(array.flags.carray and array.ctypes.data % _ALIGNED == 0)
-
-
-def tensor(array: np.ndarray) -> tf.Tensor:
-    """The aligned `array` as a tensor, without a copy; nobody may write to it any more."""
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
-def crc32(data: memoryview) -> int:
-    """zlib.crc32, on all cores."""
-    if len(data) < 2 * _PIECE:
-        return zlib.crc32(data)
-    pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
-    *sums, last = _pool().map(zlib.crc32, pieces)
-    result, shift = 0, _power(8 * _PIECE)
-    for part in sums:
-        result = _times(shift, result) ^ part
-    return _times(_power(8 * len(pieces[-1])), result) ^ last
-
-
-def _times(a: int, b: int) -> int:
-    """Product of two polynomials modulo the CRC's."""
-    product, bit = 0, 1 << 31
-    while bit:
-        if a & bit:
-            product ^= b
-        bit >>= 1
-        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
-    return product
-
-
-def _power(n: int) -> int:
-    """x^n modulo the CRC's polynomial: what n bits more shift a CRC by."""
-    result, square = 1 << 31, 1 << 30
-    while n:
-        if n & 1:
-            result = _times(square, result)
-        square = _times(square, square)
-        n >>= 1
-    return result
+            part = source[..., i : i + high, j : j + 128].transpose(first, *rest)
+            row = math.prod(part.shape[1:])
+            tile = np.empty((len(part), row + 16), part.dtype)[:, :row]
+            np.copyto(tile.reshape(part.shape), part)
+            turned = np.ascontiguousarray(tile.T).reshape(*part.shape[1:], len(part))
+            np.copyto(to[..., i : i + high, j : j + 128], turned.transpose(back))

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +17,8 @@ from barenets.weights.open import read
 from barenets.weights.rename import AUXILIARY, Arrays, Weights
 from barenets.weights.safetensors import write_safetensors
 
-_AHEAD = 4
-"""Copies that are made before they are needed."""
+_LARGE = 1 << 16
+"""Numbers from which on a variable is written in place, on all cores."""
 
 
 def save(path: str, weights: tf.Module | Arrays) -> None:
@@ -90,37 +89,24 @@ def load(
             f"and gives other numbers than theirs. Build it with variant={theirs!r} (--variant {theirs})",
             stacklevel=2,
         )
-    _assign(named_variables(net), arrays, report.loaded, ours_alone=isinstance(source, str))
+    _assign(named_variables(net), arrays, report.loaded)
     return report
 
 
-def _assign(variables: dict[str, tf.Variable], arrays: Arrays, names: Iterable[str], *, ours_alone: bool) -> None:
-    """Assigns tensors that lie in copies of the arrays, or in the arrays themselves if they are `ours_alone`.
-
-    `variable.assign(array)` copies twice. A few of the next copies are made meanwhile.
-    """
-    owners = Counter(id(_owner(array)) for array in arrays.values())
-    waiting: deque[tuple[tf.Variable, copies.Copy]] = deque()
+def _assign(variables: dict[str, tf.Variable], arrays: Arrays, names: Iterable[str]) -> None:
+    running = []
     for name in names:
-        variable, array = variables[name], arrays[name]
-        dtype = variable.dtype.as_numpy_dtype
-        if ours_alone and array.dtype == dtype and owners[id(_owner(array))] == 1 and copies.is_aligned(array):
-            variable.assign(copies.tensor(array))
-            continue
-        waiting.append((variable, copies.Copy(array, dtype)))
-        if len(waiting) > _AHEAD:
-            _assign_first(waiting)
-    while waiting:
-        _assign_first(waiting)
-
-
-def _assign_first(waiting: deque[tuple[tf.Variable, copies.Copy]]) -> None:
-    variable, copy = waiting.popleft()
-    variable.assign(copies.tensor(copy.get()))
-
-
-def _owner(array: np.ndarray) -> object:
-    return array if array.base is None else array.base
+        variable = variables[name]
+        array = arrays.view(name) if isinstance(arrays, Weights) else arrays[name]
+        room = copies.memory(variable) if array.size >= _LARGE else None
+        if room is not None:
+            running.append(copies.Copy(room.reshape(array.shape), array))
+        else:
+            value = np.asarray(array, variable.dtype.as_numpy_dtype).reshape(variable.shape)
+            # variable.assign() does the same, after 0.2 ms of Python: for each of ResNet-152's 777.
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.constant(value))
+    for copy in running:
+        copy.wait()
 
 
 def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str = "the given arrays") -> LoadReport:
@@ -131,7 +117,8 @@ def plan(net: tf.Module, arrays: Arrays, skip: Iterable[str] = (), origin: str =
         sides = [[name for name in side if name.startswith(f"{head}/")] for side in (variables, arrays)]
         if not all(sides):
             skipped |= {*sides[0], *sides[1]}
-    theirs = {name: array.shape for name, array in arrays.items() if name not in skipped}
+    shapes = arrays.shapes if isinstance(arrays, Weights) else {name: array.shape for name, array in arrays.items()}
+    theirs = {name: shape for name, shape in shapes.items() if name not in skipped}
     ours = {name: shape for name, shape in variables.items() if name not in skipped}
 
     differences = []

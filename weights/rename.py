@@ -6,6 +6,7 @@ then by shapes. Readers have made kernels HWIO and [in, out]; what remains to be
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -46,18 +47,60 @@ class Kind:
         return " ".join(filter(None, (self.net, self.variant, self.origin and f"({self.origin})")))
 
 
-class Weights(dict[str, np.ndarray]):
-    """Canonical name (`conv1/weights`) -> array, and what the file was recognised as."""
+class Weights(Arrays):
+    """Canonical name (`conv1/weights`) -> array, and what the file was recognised as.
 
-    def __init__(self, arrays: Arrays, kind: Kind | None = None) -> None:
-        super().__init__(arrays)
+    The rows of a dense layer that reads a map are put in order when the array is asked for.
+    """
+
+    def __init__(self, arrays: Mapping[str, "np.ndarray | Rows"], kind: Kind | None = None) -> None:
+        self._arrays: dict[str, np.ndarray | Rows] = dict(arrays._arrays if isinstance(arrays, Weights) else arrays)
         self.kind = kind
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        if isinstance(array, Rows):
+            array = self._arrays[name] = array.in_order()
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"<Weights: {self.kind or 'of no known network'}, {len(self)} arrays>"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self._arrays.items()}
+
+    def view(self, name: str) -> np.ndarray:
+        """The array, or a view of the file with its numbers in order, [height, width, channels, out]."""
+        array = self._arrays[name]
+        return array.view if isinstance(array, Rows) else array
 
     @property
     def num_classes(self) -> int | None:
         """How many the last layer tells apart; None for a file without it."""
-        last = next((self[f"{layer}/weights"] for layer in CLASSIFIERS if f"{layer}/weights" in self), None)
-        return None if last is None or not last.ndim else last.shape[-1]
+        last = next((shape for layer in CLASSIFIERS if (shape := self.shapes.get(f"{layer}/weights"))), ())
+        return last[-1] if last else None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Dense weights [height·width·channels, out] while they lie in another order."""
+
+    view: np.ndarray
+    """[height, width, channels, out]."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return math.prod(self.view.shape[:-1]), self.view.shape[-1]
+
+    def in_order(self) -> np.ndarray:
+        return copies.contiguous(self.view).reshape(self.shape)
 
 
 CLASSIFIERS = ("fc8", "loss3/classifier", "Logits/Conv2d_1c_1x1", "fc1000", "predictions")
@@ -99,7 +142,7 @@ def canonical(arrays: Arrays, origin: str = "") -> Weights:
         if table := translation(layers):
             ours |= {layer: table[layer] for layer in layers if layer in table}
             break
-    result: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray | Rows] = {}
     for name, array in arrays.items():
         theirs, slash, part = name.rpartition("/")
         layer = ours[theirs]
@@ -111,27 +154,26 @@ def canonical(arrays: Arrays, origin: str = "") -> Weights:
     return Weights(result, _kind(result, origin, translated=list(ours.values()) != layers))
 
 
-def _dense(layer: str, part: str, array: np.ndarray, origin: str) -> np.ndarray:
+def _dense(layer: str, part: str, array: np.ndarray, origin: str) -> np.ndarray | Rows:
     if part == "weights":
         if array.ndim == 4 and array.size:
             array = array.reshape(-1, array.shape[-1])
         elif origin in ("caffe", "torch") and (layer, *array.shape[:1]) in _MAPS:
-            array = reorder_chw(array, *_MAPS[layer, len(array)])
+            return Rows(reorder_chw(array, *_MAPS[layer, len(array)]))
     if origin == "slim" and array.shape[-1:] == (_WITH_BACKGROUND,):
         array = array[..., 1:]
     return array
 
 
 def reorder_chw(weights: np.ndarray, channels: int, height: int, width: int) -> np.ndarray:
-    """Dense weights [channels·height·width, out] with their rows in height, width, channel order.
+    """A view [height, width, channels, out] of dense weights [channels·height·width, out].
 
     For the first dense layer after a map, which Caffe and torch flatten channels first and TensorFlow channels
     last. Raises UserError for weights of another shape.
     """
     if weights.ndim != 2 or len(weights) != channels * height * width:
         raise UserError(f"dense weights of shape {weights.shape} do not follow a map of {channels}×{height}×{width}")
-    view = weights.reshape(channels, height, width, -1).transpose(1, 2, 0, 3)
-    return copies.contiguous(view).reshape(weights.shape)
+    return weights.reshape(channels, height, width, -1).transpose(1, 2, 0, 3)
 
 
 # ---- which network ----
@@ -147,7 +189,7 @@ _RESNET: dict[tuple[int, ...], tuple[int, ...]] = {
 """Blocks of each stage -> depths."""
 
 
-def _kind(arrays: Arrays, origin: str, *, translated: bool) -> Kind | None:
+def _kind(arrays: Mapping[str, np.ndarray | Rows], origin: str, *, translated: bool) -> Kind | None:
     """What arrays under our names are for; None if that is not known."""
 
     def shape(name: str) -> tuple[int, ...]:
@@ -180,7 +222,7 @@ def _kind(arrays: Arrays, origin: str, *, translated: bool) -> Kind | None:
     return None
 
 
-def _resnet(arrays: Arrays, origin: str, translated: bool) -> Kind | None:
+def _resnet(arrays: Mapping[str, np.ndarray | Rows], origin: str, translated: bool) -> Kind | None:
     blocks = tuple(
         sum(re.fullmatch(rf"res{stage}\w+_branch2a/weights", name) is not None for name in arrays) for stage in "2345"
     )

@@ -10,10 +10,9 @@
 file. Values are windows into it.
 """
 
-import functools
 from collections.abc import Iterator
 
-import numpy as np
+import google_crc32c
 
 from barenets import UserError
 from barenets.weights.protobuf import varint
@@ -21,6 +20,7 @@ from barenets.weights.protobuf import varint
 END = bytes.fromhex("57fb808b247547db")
 _LONGEST_KEY = 4096  # bytes; keys build on each other, so that a small file could spell long ones
 _LARGEST_BLOCK = 1 << 24  # unpacked; TensorFlow's have 256 KiB, or one entry
+_PIECE = 1 << 18  # bytes that are summed at a time
 
 
 def entries(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -115,50 +115,9 @@ def check(data: memoryview, masked: int, what: str) -> None:
         raise UserError(f"{what} of it is damaged: its checksum is wrong")
 
 
-# A checksum is linear in its bits. The data are dealt out to lanes, word by word; all lanes take a step at once,
-# and are put together at the end.
-
-_Map = np.ndarray
-"""A linear map of 32 bits: what each bit becomes."""
-_BITS: _Map = np.uint32(1) << np.arange(32, dtype=np.uint32)
-_LANES = 1 << 12
-
-
 def crc32c(data: memoryview) -> int:
-    """Castagnoli's checksum of `data`; some seconds for a gigabyte."""
-    size = len(data)
-    lanes = _LANES if size >= 4 * _LANES else 1 << max(size // 4, 1).bit_length() - 1
-    head = size % (4 * lanes)
-    state = np.frombuffer(bytes(4 * lanes - head) + bytes(data[:head]), "<u4")  # zeros in front change nothing
-    low, high = _tables(lanes)
-    for row in np.frombuffer(data[head:], "<u4").reshape(-1, lanes):
-        state = low[state & 0xFFFF] ^ high[state >> 16] ^ row
-    step = _after(4)
-    while len(state) > 1:
-        state = _apply(step, state[::2]) ^ state[1::2]
-        step = _apply(step, step)
-    crc = _apply(_after(4), state) ^ _apply(_after(size), np.full(1, 0xFFFFFFFF, np.uint32))
-    return int(crc[0]) ^ 0xFFFFFFFF
-
-
-def _apply(to: _Map, states: np.ndarray) -> np.ndarray:
-    return np.bitwise_xor.reduce(np.where(states[:, None] & _BITS, to, np.uint32(0)), axis=1)
-
-
-def _after(zeros: int) -> _Map:
-    """What becomes of a state after so many bytes of zeros."""
-    step, result = _BITS, _BITS
-    for _ in range(8):
-        step = step >> 1 ^ np.where(step & 1, np.uint32(0x82F63B78), np.uint32(0))
-    while zeros:
-        if zeros & 1:
-            result = _apply(step, result)
-        step, zeros = _apply(step, step), zeros >> 1
-    return result
-
-
-@functools.cache
-def _tables(lanes: int) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes of the lower and of the upper half of a state after a row of zeros."""
-    halves, row = np.arange(1 << 16, dtype=np.uint32), _after(4 * lanes)
-    return _apply(row, halves), _apply(row, halves << 16)
+    """Castagnoli's checksum of `data`."""
+    crc = 0
+    for at in range(0, len(data), _PIECE):
+        crc = google_crc32c.extend(crc, bytes(data[at : at + _PIECE]))  # it takes nothing but bytes
+    return crc

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Reader:
 
 def digest(arrays: Any) -> str:
     """Of names, types, shapes and bytes. Whatever is no array fails here."""
-    arrays = arrays if isinstance(arrays, dict) else {"": arrays}
+    arrays = arrays if isinstance(arrays, Mapping) else {"": arrays}
     return repr(sorted((n, a.dtype.str, a.shape, hashlib.md5(a.tobytes()).hexdigest()) for n, a in arrays.items()))
 
 
