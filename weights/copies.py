@@ -54,10 +54,10 @@ def memory(variable: tf.Variable) -> np.ndarray | None:
     if not variable.shape.rank or not device.startswith("/job:localhost") or "CPU" not in device:
         return None
     # Before an update of some rows, here of none, TensorFlow copies what is shared, and reads are copies from then on.
-    none = tf.zeros([0, *variable.shape[1:]], variable.dtype)
-    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=tf.zeros([0], tf.int32), updates=none)
+    none = np.zeros(0, np.int32), np.zeros((), variable.dtype.as_numpy_dtype)
+    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=none[0], updates=none[1])
     tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
-    value, again = np.asarray(variable.read_value()), np.asarray(variable.read_value())
+    value, again = (np.asarray(tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)) for _ in "12")
     if value.ctypes.data != again.ctypes.data or not value.flags.c_contiguous:  # should TensorFlow ever copy here
         return None
     room = memoryview((ctypes.c_char * value.nbytes).from_address(value.ctypes.data))
