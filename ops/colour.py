@@ -13,8 +13,8 @@ _LUMA = ((0.299,), (0.587,), (0.114,))  # ITU-R BT.601, Pillow's "L"
 def brightness(images: tf.Tensor, factors: Any) -> tf.Tensor:
     """`images` times `factors`, clipped to 0..255: Pillow's ImageEnhance.Brightness, Keras's `brightness_range`.
 
-    Differs from Keras's: that stretches a picture beyond 0..255 (some releases any picture) to this range first, so
-    that its darkest value becomes black whatever the factor.
+    Differs from Keras's `random_brightness`: that first stretches each picture to 0..255, so that its darkest value
+    becomes black whatever the factor.
     """
     return _clipped(images * _each(factors))
 

@@ -279,9 +279,12 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
     """`pictures` under several steps that fill alike, interpolated once."""
     filling = next((step.filling for step, _ in steps if step.filling), None)
     if filling is None:  # flips only: pixels are moved
-        for _, drawn in steps:
+        for step, drawn in steps:
             for name, axis in (("horizontal", 2), ("vertical", 1)):
-                pictures = tf.where(drawn[name][:, None, None, None], tf.reverse(pictures, [axis]), pictures)
+                if getattr(step, name):
+                    # The first Select takes whole pictures, where tf.where would look at each value.
+                    mirrored = tf.reverse(pictures, [axis])
+                    pictures = tf.raw_ops.Select(condition=drawn[name], x=mirrored, y=pictures)
         return pictures
     height, width = tf.shape(pictures)[1], tf.shape(pictures)[2]
     whole, *others = (step.matrix(drawn, height, width) for step, drawn in steps)
