@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_LUMA = ((0.299,), (0.587,), (0.114,))  # ITU-R BT.601, Pillow's "L"
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, Pillow's "L"
 
 
 def brightness(images: tf.Tensor, factors: Any) -> tf.Tensor:
@@ -22,9 +22,10 @@ def brightness(images: tf.Tensor, factors: Any) -> tf.Tensor:
 def contrast(images: tf.Tensor, factors: Any) -> tf.Tensor:
     """The distance from the picture's mean luma times `factors`, clipped: Pillow's ImageEnhance.Contrast.
 
-    Pillow rounds the mean; `tf.image.adjust_contrast` takes each channel's own, which also fades colours.
+    The mean is rounded to a whole grey level, as in Pillow: sums of a picture depend on the batch it is in, by
+    the order of their terms. (`tf.image.adjust_contrast` takes each channel's own mean, which also fades colours.)
     """
-    mean = tf.reduce_mean(_luma(images), [1, 2, 3], keepdims=True)
+    mean = tf.round(tf.reduce_mean(_luma(images), [1, 2, 3], keepdims=True))
     return _clipped(images + (images - mean) * (_each(factors) - 1))
 
 
@@ -75,7 +76,7 @@ def _each(parameters: Any) -> tf.Tensor:
 
 
 def _luma(images: tf.Tensor) -> tf.Tensor:
-    return tf.tensordot(images, tf.constant(_LUMA), 1)
+    return tf.add_n([images[..., i : i + 1] * weight for i, weight in enumerate(_LUMA)])
 
 
 def _clipped(images: tf.Tensor) -> tf.Tensor:
