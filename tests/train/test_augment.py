@@ -572,8 +572,7 @@ def test_in_tf_data_as_in_a_call_and_whatever_the_batch():
 
     images, shares = run(batch=7, workers=1)
     assert (images.shape, shares.shape) == ((n, 10, 10, 3), (n,))
-    for batch, workers in [(7, 2), (3, 1)]:
-        np.testing.assert_array_equal(run(batch, workers)[0], images)
+    np.testing.assert_array_equal(run(batch=3, workers=2)[0], images)
     framed = tf.stack([policy[0].frame(raw[i], preprocessing, u[i, :22]) for i in range(n)])
     called, share = changed(policy, framed, u, [others] * 3)
     np.testing.assert_allclose(called, images, atol=0.05)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops import colour, crops
-from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, flip, of_each, rotation, shear, shift, zoom
+from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, composed, flip, of_each, rotation, shear, shift, zoom
 from barenets.ops.image import Preprocessing
 
 Parameters = dict[str, tf.Tensor]
@@ -288,10 +288,8 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
                     pictures = tf.raw_ops.Select(condition=drawn[name], x=mirrored, y=pictures)
         return pictures
     height, width = tf.shape(pictures)[1], tf.shape(pictures)[2]
-    whole, *others = (step.matrix(drawn, height, width) for step, drawn in steps)
-    for matrix in others:
-        whole = whole @ matrix
-    return tf.ensure_shape(affine(pictures, whole, **filling), pictures.shape)
+    matrices = composed(step.matrix(drawn, height, width) for step, drawn in steps)
+    return tf.ensure_shape(affine(pictures, matrices, **filling), pictures.shape)
 
 
 def _fill(default: str = "nearest") -> Any:
@@ -464,10 +462,7 @@ class Affine(Geometric):
             prefix = f"{type(step).__name__}."
             own = {key.removeprefix(prefix): v for key, v in parameters.items() if key.startswith(prefix)}
             matrices.append(step.matrix(own, height, width))
-        whole, *others = matrices
-        for matrix in others:
-            whole = whole @ matrix
-        return whole
+        return composed(matrices)
 
 
 # Colour
@@ -607,7 +602,8 @@ class PasteZoom(Blend):
 
     def apply(self, pictures: tf.Tensor, others: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:
         factor = parameters["factor"]
-        zoomed = affine(pictures, zoom(1 / factor, 1 / factor), fill="nearest")
+        closer = of_each(tf.math.reciprocal, factor)
+        zoomed = affine(pictures, zoom(closer, closer), fill="nearest")
         rows, columns, area = _middles(pictures)
         edge = factor[:, None, None, None] * tf.cast(area, tf.float32)  # pixels whose middle the shrunk picture covers
         covered = [tf.cast(tf.abs(middles - area), tf.float32) <= edge for middles in (rows, columns)]
