@@ -39,7 +39,9 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    )  # so neither nan nor inf
 
 
 def _number(low: float = -math.inf, high: float = math.inf, default: Any = dataclasses.MISSING) -> Any:
@@ -47,12 +49,11 @@ def _number(low: float = -math.inf, high: float = math.inf, default: Any = datac
     return _option(f"a number{bounds}", lambda value: _is_number(value) and low <= value <= high, default)
 
 
-def _pair(low: float, default: Any, open_end: bool = False) -> Any:
+def _positive_pair(default: Any) -> Any:
     def valid(value: Any) -> bool:
-        numbers = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
-        return numbers and (low < value[0] if open_end else low <= value[0]) and value[0] <= value[1]
+        return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
 
-    return _option(f"two numbers (LOW, HIGH), LOW {'above' if open_end else 'at least'} {low:g}", valid, default)
+    return _option("two numbers (LOW, HIGH) above 0", valid, default)
 
 
 def _around_one(default: Any = dataclasses.MISSING) -> Any:
@@ -82,7 +83,7 @@ def _shift(default: Any = dataclasses.MISSING) -> Any:
     def valid(value: Any) -> bool:
         if isinstance(value, tuple):
             return bool(value) and all(map(_is_number, value))
-        return _is_number(value) and value >= 0
+        return _is_number(value) and 0 <= value < 1e6
 
     return _option("a fraction below 1, a number of pixels, or a tuple of either", valid, default)
 
@@ -207,8 +208,8 @@ class RandomResizedCrop(Frame):
     much of it as `aspect` allows.
     """
 
-    area: tuple[float, float] = _pair(0, (0.08, 1.0), open_end=True)
-    aspect: tuple[float, float] = _pair(0, (3 / 4, 4 / 3), open_end=True)
+    area: tuple[float, float] = _positive_pair((0.08, 1.0))
+    aspect: tuple[float, float] = _positive_pair((3 / 4, 4 / 3))
 
     draws: ClassVar[int] = 22
 
@@ -368,9 +369,12 @@ class Shift(Geometric):
     def _drawn(u: tf.Tensor, option: float | tuple[float, ...]) -> tf.Tensor:
         if isinstance(option, float):
             return _uniform(u, -option, option)
-        values = option if isinstance(option, tuple) else range(max(option, 1))
-        signed = [float(sign * value) for value in values for sign in (1, -1)]
-        return tf.gather(tf.constant(signed), _choose(u, len(signed)))
+        among = len(option) if isinstance(option, tuple) else max(option, 1)
+        index = _choose(u, 2 * among)
+        value = tf.cast(index // 2, tf.float32)
+        if isinstance(option, tuple):
+            value = tf.gather(tf.constant(option, tf.float32), index // 2)
+        return value * (1 - 2 * tf.cast(index % 2, tf.float32))
 
     @staticmethod
     def _pixels(drawn: tf.Tensor, option: float | tuple[float, ...], side: tf.Tensor) -> tf.Tensor:
