@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 _PIECE = 1 << 22  # bytes that a thread copies at a time
+_TILE = 1 << 16  # numbers that it turns round at a time: twice that fits into a core's cache
 
 
 @cache
@@ -83,14 +84,16 @@ def _copy(to: np.ndarray, source: np.ndarray) -> None:
         np.copyto(to, source)
         return
     rows, columns = source.shape[-2:]
-    high = max(16, min(128, 512 // max(1, math.prod(source.shape[:-2]))))
+    depth = max(1, math.prod(source.shape[:-2]))
+    wide = 256 if depth == 1 else 128  # measured
+    high = max(16, _TILE // (depth * wide))
     first, *rest = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
     back = np.argsort([*rest, first])
     for i in range(0, rows, high):
-        for j in range(0, columns, 128):
-            part = source[..., i : i + high, j : j + 128].transpose(first, *rest)
+        for j in range(0, columns, wide):
+            part = source[..., i : i + high, j : j + wide].transpose(first, *rest)
             row = math.prod(part.shape[1:])
             tile = np.empty((len(part), row + 16), part.dtype)[:, :row]
             np.copyto(tile.reshape(part.shape), part)
             turned = np.ascontiguousarray(tile.T).reshape(*part.shape[1:], len(part))
-            np.copyto(to[..., i : i + high, j : j + 128], turned.transpose(back))
+            np.copyto(to[..., i : i + high, j : j + wide], turned.transpose(back))
