@@ -30,6 +30,11 @@ class Records:
     source: str
     """The folder or the label list that this was read from."""
 
+    pixels: np.ndarray | None = None
+    """uint8 [N, H, W, 1 or 3], decoded pictures of sets that keep them so."""
+    spans: np.ndarray | None = None
+    """int64 [N, 2], offset and length of each encoded picture's bytes within the file `paths[i]`."""
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -179,7 +179,7 @@ class CentreCrop(Frame):
     """The middle of the resized picture, as in evaluation."""
 
     def frame(self, picture: tf.Tensor, preprocessing: Preprocessing, u: tf.Tensor) -> tf.Tensor:
-        return preprocessing.centre_crop(preprocessing.resized(picture))
+        return preprocessing.centre_crop(picture)
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,9 @@ class RandomCrop(Frame):
         return {"top": u[..., 0], "left": u[..., 1]}
 
     def frame(self, picture: tf.Tensor, preprocessing: Preprocessing, u: tf.Tensor) -> tf.Tensor:
-        picture = preprocessing.resized(picture)
         drawn = self.parameters(u)
-        place = _places(tf.stack([drawn["top"], drawn["left"]]), tf.shape(picture)[:2] - preprocessing.crop)
-        return preprocessing.crop_at(picture, place)
+        place = _places(tf.stack([drawn["top"], drawn["left"]]), preprocessing.room(picture))
+        return preprocessing.framed(picture, place)
 
 
 @dataclass(frozen=True)
@@ -281,13 +280,19 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
     if filling is None:  # flips only: pixels are moved
         for _, drawn in steps:
             for name, axis in (("horizontal", 2), ("vertical", 1)):
-                pictures = tf.where(drawn[name][:, None, None, None], tf.reverse(pictures, [axis]), pictures)
+                pictures = _reversed(pictures, drawn[name], axis)
         return pictures
     height, width = tf.shape(pictures)[1], tf.shape(pictures)[2]
     whole, *others = (step.matrix(drawn, height, width) for step, drawn in steps)
     for matrix in others:
         whole = whole @ matrix
     return tf.ensure_shape(affine(pictures, whole, **filling), pictures.shape)
+
+
+def _reversed(pictures: tf.Tensor, wanted: tf.Tensor, axis: int) -> tf.Tensor:
+    if pictures.shape[0] == 1:  # the pipeline's way; tf.where takes longer than all the rest of a flip
+        return tf.cond(wanted[0], lambda: tf.reverse(pictures, [axis]), lambda: pictures)
+    return tf.where(wanted[:, None, None, None], tf.reverse(pictures, [axis]), pictures)
 
 
 def _fill(default: str = "nearest") -> Any:
