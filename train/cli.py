@@ -258,7 +258,15 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     option(data, "--val", "pictures to validate on after each epoch", metavar="LIST_OR_FOLDER")
     option(data, "--class-names", "names of classes 0, 1, ... of a list of numbers", nargs="+", metavar="NAME")
     option(data, "--on-error", "at a picture that cannot be read (default stop)", choices=("stop", "skip"))
-    option(data, "--no-augment", "no random crop and flip", action="store_false", dest="augment")
+    option(
+        data,
+        "--augment",
+        "what is done to pictures at random: a policy's name (standard, none, ...) or steps, 'RandomCrop(), Flip(), "
+        "Mixup(0.2)' (default standard: random crop and flip)",
+        metavar="POLICY",
+    )
+    option(data, "--no-augment", "the same as --augment none", action="store_const", const="none", dest="augment")
+    option(data, "--sampler", "shuffled, weighted (each class as often) or paired:K (default shuffled)", metavar="S")
 
     net = parser.add_argument_group("the network")
     option(
