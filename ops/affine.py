@@ -4,6 +4,8 @@ A matrix takes an OUTPUT pixel to the place of the input that it shows, in (x, y
 y down, both counted from the picture's centre. So of two maps, first A and then B, the matrix is A @ B.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -103,9 +105,8 @@ def _wrapped(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor, interpolation: str) 
 
 def rotation(degrees: Any) -> tf.Tensor:
     """Counter-clockwise by `degrees`; quarter turns are exact."""
-    radians = _floats(degrees) * (3.141592653589793 / 180)
-    # float32 knows no right angle: its cosine would be 4e-8, which puts border pixels a hair outside.
-    cosine, sine = (tf.where(tf.abs(part) < 1e-6, 0.0, part) for part in (tf.cos(radians), tf.sin(radians)))
+    # Of a right angle the cosine would be a hair off 0, and border pixels a hair outside.
+    cosine, sine = (tf.where(tf.abs(part) < 1e-6, 0.0, part) for part in _cosine_and_sine(degrees))
     return _matrix([[cosine, -sine, 0], [sine, cosine, 0]])
 
 
@@ -116,8 +117,8 @@ def shift(x: Any, y: Any) -> tf.Tensor:
 
 def shear(degrees: Any) -> tf.Tensor:
     """Keras's: the y axis leans by `degrees` and keeps its length, so that the picture grows by 1 / cos in y."""
-    radians = _floats(degrees) * (3.141592653589793 / 180)
-    return _matrix([[1, -tf.sin(radians), 0], [0, tf.cos(radians), 0]])
+    cosine, sine = _cosine_and_sine(degrees)
+    return _matrix([[1, -sine, 0], [0, cosine, 0]])
 
 
 def zoom(x: Any, y: Any) -> tf.Tensor:
@@ -129,6 +130,20 @@ def flip(horizontal: Any, vertical: Any) -> tf.Tensor:
     """Left and right exchanged where `horizontal`, top and bottom where `vertical` (bool)."""
     x, y = (tf.where(tf.cast(flag, tf.bool), -1.0, 1.0) for flag in (horizontal, vertical))
     return _matrix([[x, 0, 0], [0, y, 0]])
+
+
+def of_each(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """float32 `function(x)` that depends on nothing but each x.
+
+    TensorFlow takes most of a tensor eight numbers at a time and the rest by another routine, which may round
+    otherwise, so that the last bit depends on the place in the batch. In float64 that is far behind float32's last bit.
+    """
+    return tf.cast(function(tf.cast(x, tf.float64)), tf.float32)
+
+
+def _cosine_and_sine(degrees: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
+    return of_each(tf.cos, radians), of_each(tf.sin, radians)
 
 
 def _floats(values: Any) -> tf.Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 import tensorflow as tf
 
-_LUMA = ((0.299,), (0.587,), (0.114,))  # ITU-R BT.601, Pillow's "L"
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, Pillow's "L"
 
 
 def brightness(images: tf.Tensor, factors: Any) -> tf.Tensor:
     """`images` times `factors`, clipped to 0..255: Pillow's ImageEnhance.Brightness, Keras's `brightness_range`.
 
-    Differs from Keras's: that stretches a picture beyond 0..255 (some releases any picture) to this range first, so
-    that its darkest value becomes black whatever the factor.
+    Differs from Keras's `random_brightness`: that first stretches each picture to 0..255, so that its darkest value
+    becomes black whatever the factor.
     """
     return _clipped(images * _each(factors))
 
@@ -22,9 +22,10 @@ def brightness(images: tf.Tensor, factors: Any) -> tf.Tensor:
 def contrast(images: tf.Tensor, factors: Any) -> tf.Tensor:
     """The distance from the picture's mean luma times `factors`, clipped: Pillow's ImageEnhance.Contrast.
 
-    Pillow rounds the mean; `tf.image.adjust_contrast` takes each channel's own, which also fades colours.
+    The mean is rounded to a whole grey level, as in Pillow: sums of a picture depend on the batch it is in, by
+    the order of their terms. (`tf.image.adjust_contrast` takes each channel's own mean, which also fades colours.)
     """
-    mean = tf.reduce_mean(_luma(images), [1, 2, 3], keepdims=True)
+    mean = tf.round(tf.reduce_mean(_luma(images), [1, 2, 3], keepdims=True))
     return _clipped(images + (images - mean) * (_each(factors) - 1))
 
 
@@ -75,7 +76,7 @@ def _each(parameters: Any) -> tf.Tensor:
 
 
 def _luma(images: tf.Tensor) -> tf.Tensor:
-    return tf.tensordot(images, tf.constant(_LUMA), 1)
+    return tf.add_n([images[..., i : i + 1] * weight for i, weight in enumerate(_LUMA)])
 
 
 def _clipped(images: tf.Tensor) -> tf.Tensor:

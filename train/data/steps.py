@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops import colour, crops
-from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, flip, rotation, shear, shift, zoom
+from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, flip, of_each, rotation, shear, shift, zoom
 from barenets.ops.image import Preprocessing
 
 Parameters = dict[str, tf.Tensor]
@@ -214,7 +214,8 @@ class RandomResizedCrop(Frame):
     def parameters(self, u: tf.Tensor) -> Parameters:
         """`area` and `aspect` are [..., 10], one for each attempt."""
         low, high = (math.log(bound) for bound in self.aspect)
-        area, aspect = _uniform(u[..., :10], *self.area), tf.exp(_uniform(u[..., 10:20], low, high))
+        area = _uniform(u[..., :10], *self.area)
+        aspect = of_each(tf.exp, _uniform(u[..., 10:20], low, high))
         return {"area": area, "aspect": aspect, "top": u[..., 20], "left": u[..., 21]}
 
     def frame(self, picture: tf.Tensor, preprocessing: Preprocessing, u: tf.Tensor) -> tf.Tensor:
@@ -228,7 +229,7 @@ class RandomResizedCrop(Frame):
         """Upper left corner and size, int32 [2] each, height first, in a picture of `sides` int32 [2]."""
         height, width = tf.unstack(tf.cast(sides, tf.float32))
         area, aspect = parameters["area"] * (height * width), parameters["aspect"]
-        tried = tf.cast(tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], -1))), tf.int32)  # [10, 2]
+        tried = tf.cast(tf.round(of_each(tf.sqrt, tf.stack([area / aspect, area * aspect], -1))), tf.int32)  # [10, 2]
         # The whole picture if its aspect is allowed, else all of one side.
         most = tf.stack([tf.round(width / self.aspect[0]), tf.round(height * self.aspect[1])])
         middle = tf.maximum(tf.minimum(sides, tf.cast(most, tf.int32)), 1)
@@ -278,21 +279,18 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
     """`pictures` under several steps that fill alike, interpolated once."""
     filling = next((step.filling for step, _ in steps if step.filling), None)
     if filling is None:  # flips only: pixels are moved
-        for _, drawn in steps:
+        for step, drawn in steps:
             for name, axis in (("horizontal", 2), ("vertical", 1)):
-                pictures = _reversed(pictures, drawn[name], axis)
+                if getattr(step, name):
+                    # The first Select takes whole pictures, where tf.where would look at each value.
+                    mirrored = tf.reverse(pictures, [axis])
+                    pictures = tf.raw_ops.Select(condition=drawn[name], x=mirrored, y=pictures)
         return pictures
     height, width = tf.shape(pictures)[1], tf.shape(pictures)[2]
     whole, *others = (step.matrix(drawn, height, width) for step, drawn in steps)
     for matrix in others:
         whole = whole @ matrix
     return tf.ensure_shape(affine(pictures, whole, **filling), pictures.shape)
-
-
-def _reversed(pictures: tf.Tensor, wanted: tf.Tensor, axis: int) -> tf.Tensor:
-    if pictures.shape[0] == 1:  # the pipeline's way; tf.where takes longer than all the rest of a flip
-        return tf.cond(wanted[0], lambda: tf.reverse(pictures, [axis]), lambda: pictures)
-    return tf.where(wanted[:, None, None, None], tf.reverse(pictures, [axis]), pictures)
 
 
 def _fill(default: str = "nearest") -> Any:
@@ -584,7 +582,7 @@ class QuarterMask(Change):
         rows, columns, area = _middles(pictures)
         quarter = parameters["quarter"][:, None, None, None]
         inside = ((rows > area) == (quarter >= 2)) & ((columns > area) == (quarter % 2 == 1))
-        return tf.where(inside & parameters["masked"][:, None, None, None], self.value, pictures)
+        return tf.where(inside & parameters["masked"][:, None, None, None], float(self.value), pictures)
 
 
 @dataclass(frozen=True)
@@ -713,7 +711,7 @@ class CutMix(Blend):
     @staticmethod
     def _span(share: tf.Tensor, middle: tf.Tensor, side: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """bool [N, side], which pixels of a side the box covers, and int32 [N], how many."""
-        half = tf.cast(tf.sqrt(1 - share) * tf.cast(side, tf.float32), tf.int32) // 2
+        half = tf.cast(of_each(tf.sqrt, 1 - share) * tf.cast(side, tf.float32), tf.int32) // 2
         middle = _places(middle, side - 1)
         begin, end = tf.maximum(middle - half, 0), tf.minimum(middle + half, side)
         pixels = tf.range(side)
@@ -731,7 +729,7 @@ def _beta(u: tf.Tensor, alpha: float) -> tf.Tensor:
     index = tf.minimum(tf.cast(place, tf.int32), _BETA_STEPS - 1)
     left, right = tf.gather(table, index), tf.gather(table, index + 1)
     root = left + (place - tf.cast(index, tf.float32)) * (right - left)
-    x = root ** (1 / min(alpha, 1.0))
+    x = of_each(lambda root: root ** (1 / min(alpha, 1.0)), root)
     return tf.where(u < 0.5, x, 1 - x)
 
 
