@@ -17,6 +17,7 @@ import tensorflow as tf
 from barenets import UserError, nets, weights
 from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints, data, inspect
+from barenets.train.data import augment
 from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
 from barenets.train.model import preprocessing_for
@@ -86,7 +87,7 @@ class Settings:
             self._require(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
-        data.augment.parse(self.augment)
+        augment.parse(self.augment)
         _sampler(self.sampler, self.seed)
         object.__setattr__(self, "variant", self.variant or nets.variants(self.net)[0])
 
@@ -198,7 +199,7 @@ class Run:
             s.batch_size,
             seed=s.seed,
             sampler=_sampler(s.sampler, s.seed),
-            policy=data.augment.parse(s.augment),
+            policy=augment.parse(s.augment),
             on_error=s.on_error,
         )
         self.validation = s.val and data.Batches(
@@ -289,14 +290,14 @@ class Run:
         return "\n".join(lines)
 
 
-def _sampler(text: str, seed: int) -> data.samplers.Sampler:
+def _sampler(text: str, seed: int) -> data.Sampler:
     kind, _, classes = text.partition(":")
     if text == "shuffled":
-        return data.samplers.Shuffled(seed)
+        return data.Shuffled(seed)
     if text == "weighted":
-        return data.samplers.ClassWeighted(seed)
+        return data.ClassWeighted(seed)
     if kind == "paired" and classes.isdecimal() and int(classes):
-        return data.samplers.ClassPaired(seed, int(classes))
+        return data.ClassPaired(seed, int(classes))
     raise UserError(f"--sampler must be shuffled, weighted, or paired:K for K classes a step, got {text!r}")
 
 
