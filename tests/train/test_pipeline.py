@@ -13,7 +13,8 @@ from PIL import Image
 
 from barenets import UserError
 from barenets.ops import Preprocessing
-from barenets.train.data import Batch, Batches, Records, pipeline
+from barenets.train.data import Batch, Batches, ClassPaired, ClassWeighted, Records, Shuffled, pipeline
+from barenets.train.data.augment import POLICIES, parse
 from barenets.train.data.pipeline import decode, unreadable
 
 PLAIN = Preprocessing(crop=6, resize=8)
@@ -57,7 +58,7 @@ def indices(epoch: list[Batch]) -> list[int]:
     return [int(i) for batch in epoch for i in batch.indices]
 
 
-SHUFFLED = {"shuffle": True, "augment": True, "seed": 3}
+SHUFFLED = {"sampler": Shuffled(3), "policy": POLICIES["standard"], "seed": 3}
 
 
 # Order and place
@@ -67,8 +68,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(records):
     orders = {}
     for seed in range(3):
         for epoch in range(4):
-            order = batches(records, shuffle=True, seed=seed).order(epoch)
-            np.testing.assert_array_equal(batches(records, shuffle=True, seed=seed).order(epoch), order)
+            order = batches(records, sampler=Shuffled(seed)).order(epoch)
+            np.testing.assert_array_equal(batches(records, sampler=Shuffled(seed)).order(epoch), order)
             assert order.dtype == np.int32
             assert sorted(order) == list(range(11))
             orders[tuple(order)] = seed, epoch
@@ -94,7 +95,7 @@ def test_every_record_once(records, batch_size):
 def test_the_end_of_an_epoch_does_not_wait_for_autotuning(records):
     # Its thread wakes after up to a minute, and now and then the iterator waited for that: 0 to 45 s an epoch.
     data = batches(records, **SHUFFLED)
-    assert data._dataset(data.order(0), 0).options().autotune.enabled is False
+    assert data._dataset(*data._drawn(0), 0, 0).options().autotune.enabled is False
 
 
 @pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["in order", "shuffled"])
@@ -180,7 +181,7 @@ def test_augmentation_crops_and_flips(records):
     whole = Preprocessing(crop=6, resize=9)  # of 9 × 12 pixels, so nothing is resized
     windows: set[tuple[int, int, int, bool]] = set()
     for epoch in range(6):
-        for batch in batches(records, preprocessing=whole, augment=True, batch_size=11).epoch(epoch):
+        for batch in batches(records, preprocessing=whole, policy=POLICIES["standard"], batch_size=11).epoch(epoch):
             for index, image in zip(batch.indices, batch.images.numpy(), strict=True):
                 found = [
                     (int(index), top, left, mirrored)
@@ -202,12 +203,12 @@ def test_augmentation_is_of_seed_epoch_and_record_only(records):
     """Whatever the order and the batches are."""
 
     def pictures(**options) -> dict[int, bytes]:
-        epoch = batches(records, augment=True, **options.pop("more", {}), seed=options["seed"]).epoch(options["epoch"])
+        epoch = batches(records, policy=POLICIES["standard"], **options.pop("more", {}), seed=options["seed"]).epoch(options["epoch"])
         return {int(i): image.tobytes() for b in epoch for i, image in zip(b.indices, b.images.numpy(), strict=True)}
 
     first = pictures(seed=0, epoch=0)
     assert pictures(seed=0, epoch=0, more={"batch_size": 3}) == first
-    np.testing.assert_equal(pictures(seed=0, epoch=0, more={"shuffle": True}), first)
+    np.testing.assert_equal(pictures(seed=0, epoch=0, more={"sampler": Shuffled(5)}), first)
     for other in (pictures(seed=0, epoch=1), pictures(seed=1, epoch=0)):
         assert sum(other[i] != first[i] for i in first) > 6
 
@@ -278,7 +279,7 @@ def test_the_reason_is_in_a_few_words(tmp_path, content, reason):
 def test_an_error_without_a_culprit_is_one_line_too(records, monkeypatch):
     """A picture that could not be read when it was needed and can be now."""
     spoil(records, 0, 1)
-    monkeypatch.setattr(pipeline, "unreadable", lambda path: None)
+    monkeypatch.setattr(Batches, "_unreadable", lambda self, index: None)
     for start in (0, 1):  # that is not there, that is no picture
         _, message = until_error(batches(records).epoch(0, start))
         assert message.startswith("list.txt: cannot be read (")
@@ -333,7 +334,7 @@ def test_pictures_are_opened_when_their_batch_is_near(tmp_path):
     picture, paths = encoded(pixels(0)), [str(tmp_path / f"{i}.png") for i in range(500)]
     for path in paths:
         Path(path).write_bytes(picture)
-    data = batches(Records(tuple(paths), np.zeros(500, np.int32), ("a",), ""), shuffle=True)
+    data = batches(Records(tuple(paths), np.zeros(500, np.int32), ("a",), ""), sampler=Shuffled(0))
     order = data.order(0)
     epoch = data.epoch(0)
     next(epoch)

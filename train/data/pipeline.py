@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -80,9 +80,7 @@ class Batches:
 
         Raises UserError that names the file if a picture cannot be decoded and `on_error` is "stop".
         """
-        order = self.order(epoch)
-        times = occurrences(order)
-        partners = self._partners(order, times, epoch)
+        order, times, partners = self._drawn(epoch)
         batches = iter(self._dataset(order, times, partners, epoch, start))
         position = start
         while True:
@@ -102,9 +100,13 @@ class Batches:
         for place in range(position, len(order)):
             self._note_skipped(order[place], partners[place])
 
-    def _partners(self, order: np.ndarray, times: np.ndarray, epoch: int) -> np.ndarray:
-        """int32 [len(order), blends]: the record that each Blend puts together with each record, not itself."""
-        labels = self.records.labels
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The order, how often each record came before in it, and with which record each Blend puts it together.
+
+        The last is int32 [len(order), blends], never the record itself if its class, or the data set, has another.
+        """
+        order, labels = self.order(epoch), self.records.labels
+        times = occurrences(order)
         partners = np.empty((len(order), len(self.blends)), np.int32)
         for column, blend in enumerate(self.blends):
             mates = labels if blend.partner == "class" else np.zeros_like(labels)
@@ -117,7 +119,7 @@ class Batches:
             ahead = 1 + scrambled(self.seed, epoch, column, order, times) % others.astype(np.uint64)
             ahead = (rank[order] - first[order] + ahead.astype(np.int64)) % count[order]
             partners[:, column] = by_class[first[order] + ahead]
-        return partners
+        return order, times, partners
 
     def _dataset(
         self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
@@ -174,21 +176,23 @@ class Batches:
         if records.pixels is not None:
             pixels = tf.constant(records.pixels)
             return lambda index: tf.repeat(pixels[index], 3 // pixels.shape[3], 2)
-        paths = tf.constant(records.paths)
         if records.spans is None:
+            paths = tf.constant(records.paths)
             return lambda index: decode(tf.io.read_file(tf.gather(paths, index)))
-        spans = tf.constant(records.spans)
-        return lambda index: decode(read_span(tf.gather(paths, index), tf.gather(spans, index)))
+
+        # A FixedLengthRecordDataset of one record does without Python and takes five times as long.
+        def within(index: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(records.content, [index], tf.string, stateful=False), [])
+
+        return lambda index: decode(within(index))
 
     def _unreadable(self, index: int) -> str | None:
         """What is wrong with a record's picture; None if it can be decoded."""
-        if self.records.pixels is not None:
-            return None
-        return unreadable(self.records.paths[index], None if self.records.spans is None else self.records.spans[index])
+        return _trouble(lambda: self.records.content(index))
 
     def _name(self, index: int) -> str:
         path = self.records.paths[index]
-        return path if self.records.spans is None else f"{path} at byte {self.records.spans[index][0]:,}"
+        return path if self.records.spans is None else f"{path} byte {self.records.spans[index, 0]}"
 
     def _name_culprit(self, indices: Iterable[int]) -> None:
         """Raises UserError for the first of the records `indices` that cannot be decoded."""
@@ -226,18 +230,6 @@ def scrambled(*values: int | np.ndarray) -> np.ndarray:
     return state
 
 
-def read_span(path: tf.Tensor, span: tf.Tensor) -> tf.Tensor:
-    """The bytes of a file from `span[0]` on, `span[1]` of them, as a string scalar."""
-
-    def read(path: bytes, span: np.ndarray) -> bytes:
-        with tf.io.gfile.GFile(path.decode(), "rb") as file:
-            file.seek(int(span[0]))
-            return bytes(file.read(int(span[1])))
-
-    # A FixedLengthRecordDataset of one record does it without Python and takes five times as long.
-    return tf.ensure_shape(tf.numpy_function(read, [path, span], tf.string, stateful=False), [])
-
-
 def decode(content: tf.Tensor) -> tf.Tensor:
     """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP.
 
@@ -245,12 +237,13 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,
     for a picture that is cut short, and for one that claims more than MOST_PIXELS before memory is taken for it.
     """
-    jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    head = tf.strings.substr(content, 0, 32)
+    jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
     height, width = tf.unstack(
         tf.cond(
             jpeg,
             lambda: tf.cast(tf.io.extract_jpeg_shape(content), tf.int64)[:2],
-            lambda: tf.ensure_shape(tf.numpy_function(_claimed, [content], tf.int64, stateful=False), [2]),
+            lambda: tf.ensure_shape(tf.numpy_function(_claimed, [tf.io.decode_raw(head, tf.uint8)], tf.int64, stateful=False), [2]),
         )
     )
     claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
@@ -268,21 +261,26 @@ _SIDES = (  # where a file of this beginning has its width and its height
 )
 
 
-def _claimed(content: bytes) -> np.ndarray:
-    """int64 [2], height and width that a file's header claims; 0 where it has none, which is for the decoder to say."""
-    if match := re.match(rb"RIFF.{4}WEBPVP8L.{5}(.{4})", content[:32], re.DOTALL):
+def _claimed(head: np.ndarray) -> np.ndarray:
+    """int64 [2], height and width that a file's first bytes claim; 0 where they do not, for the decoder to judge."""
+    content = head.tobytes()
+    if match := re.match(rb"RIFF.{4}WEBPVP8L.{5}(.{4})", content, re.DOTALL):
         bits = int.from_bytes(match[1], "little")
         return np.array([(bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1])
     for pattern, number in _SIDES:
-        if match := re.match(pattern, content[:32], re.DOTALL):
+        if match := re.match(pattern, content, re.DOTALL):
             return np.array([number(match[2]), number(match[1])])
     return np.zeros(2, np.int64)
 
 
-def unreadable(path: str, span: np.ndarray | None = None) -> str | None:
-    """Why the picture at `path`, or in `span` of it, cannot be decoded, in a few words; None if it can."""
+def unreadable(path: str) -> str | None:
+    """Why the picture at `path` cannot be decoded, in a few words; None if it can."""
+    return _trouble(lambda: tf.io.read_file(path))
+
+
+def _trouble(read: Callable[[], Any]) -> str | None:
     try:
-        decode(tf.io.read_file(path) if span is None else read_span(tf.constant(path), tf.constant(span)))
+        decode(read())
     except tf.errors.NotFoundError:
         return "there is no such file"
     except tf.errors.OpError as error:
