@@ -47,6 +47,7 @@ class Trainer:
         self._exact = exact_histograms
         self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
         self._statistics = [variable for variable in named_variables(net).values() if not variable.trainable]
+
         def compiled(labels: tf.TensorSpec, watch: bool) -> Any:
             images, step = tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([], tf.int32)
             signature = [images, labels, step, tf.TensorSpec([], tf.float32)]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,42 +124,42 @@ class Batches:
     def _dataset(
         self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
     ) -> tf.data.Dataset:
-        load = self._loader(epoch)
-        keys = order.astype(np.int64) << 32 | times
         places = np.arange(len(order), dtype=np.int32)
-        dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, keys, partners)))
-        dataset = dataset.map(load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
+        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
+        seeds = np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, seeds, partners)))
+        dataset = dataset.map(self._load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
             dataset = dataset.ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
         return dataset.batch(self.batch_size).prefetch(2).with_options(options)
 
-    def _loader(self, epoch: int) -> Callable[..., tuple[tf.Tensor, ...]]:
-        """What makes image, label, index and place of a place in the order, a record, its key and its partners."""
+    @cached_property
+    def _load(self) -> Callable[..., tuple[tf.Tensor, ...]]:
+        """What makes image, label, index and place of a place in the order, a record, its seed and its partners."""
         frame, draws = self.policy[0], sum(step.draws for step in self.policy)
         assert isinstance(frame, Frame)
-        columns = dict(zip(map(id, self.policy), augment.offsets(self.policy), strict=True))
+        steps = zip(self.policy, augment.offsets(self.policy), strict=True)
+        blends = [(step, columns) for step, columns in steps if isinstance(step, Blend)]
         mixing = [i for i, blend in enumerate(self.blends) if blend.mixes]
         picture, labels = self._reader(), tf.constant(self.records.labels)
-        of_epoch = tf.constant(scrambled(self.seed, epoch).astype(np.int64)[0])
 
         def framed(index: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
             return frame.frame(picture(index), self.preprocessing, u)
 
-        @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes a second
-        def load(place: tf.Tensor, index: tf.Tensor, key: tf.Tensor, partners: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # A tf.function, so that it is traced once and not in each epoch; without AutoGraph, which finds nothing to
+        # convert and takes a second to look for it.
+        @partial(tf.function, autograph=False)
+        def load(place: tf.Tensor, index: tf.Tensor, seed: tf.Tensor, partners: tf.Tensor) -> tuple[tf.Tensor, ...]:
             # The last of the numbers frame the second pictures.
-            numbers = draws + len(self.blends) * frame.draws
-            u, *own = tf.split(
-                tf.random.stateless_uniform([numbers], tf.stack([of_epoch, key]), alg="philox"),
-                [draws] + [frame.draws] * len(self.blends),
-            )
+            numbers = [draws] + [frame.draws] * len(blends)
+            u, *own = tf.split(tf.random.stateless_uniform([sum(numbers)], seed, alg="philox"), numbers)
             image = framed(index, u[: frame.draws])
             others = []
-            for i, blend in enumerate(self.blends):
-                wanted, second = blend.wanted(u[columns[id(blend)]]), partial(framed, partners[i], own[i])
-                others.append(tf.cond(wanted, second, lambda: image)[None])
+            for i, (blend, columns) in enumerate(blends):
+                second = partial(framed, partners[i], own[i])
+                others.append(tf.cond(blend.wanted(u[columns]), second, lambda: image)[None])
             # Picture by picture and not by batch: it stays in the processor's cache, and workers share the work.
             images, share = augment.changed(self.policy, image[None], u[None], others)
             label = tf.gather(labels, index)
@@ -243,7 +243,9 @@ def decode(content: tf.Tensor) -> tf.Tensor:
         tf.cond(
             jpeg,
             lambda: tf.cast(tf.io.extract_jpeg_shape(content), tf.int64)[:2],
-            lambda: tf.ensure_shape(tf.numpy_function(_claimed, [tf.io.decode_raw(head, tf.uint8)], tf.int64, stateful=False), [2]),
+            lambda: tf.ensure_shape(
+                tf.numpy_function(_claimed, [tf.io.decode_raw(head, tf.uint8)], tf.int64, stateful=False), [2]
+            ),
         )
     )
     claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
