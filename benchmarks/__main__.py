@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.timing import Table
 
-NAMES = ("loading", "lrn", "grouped_conv", "histograms", "step_time")
+NAMES = ("loading", "lrn", "grouped_conv", "histograms", "step_time", "data")
 HERE = Path(__file__).resolve().parent
 
 

@@ -41,35 +41,65 @@ class Preprocessing:
     def resized(self, image: tf.Tensor) -> tf.Tensor:
         """float32 [H', W', 3] in 0..255 from a decoded picture, large enough to crop from."""
         image = tf.ensure_shape(image, [None, None, 3])
-        if self.keep_aspect:
-            size = tf.shape(image)[:2]
-            shorter = tf.reduce_min(size)
-            # Rounds down as torchvision does: int(resize * longer / shorter).
-            target = tf.maximum(size * self.resize // shorter, self.resize)
-        else:
-            target = tf.constant([self.resize, self.resize])
-        return tf.image.resize(image, target, "bilinear", antialias=self.antialias)
+        return tf.image.resize(image, self._sides(image), "bilinear", antialias=self.antialias)
+
+    def room(self, image: tf.Tensor) -> tf.Tensor:
+        """int32 [2], how far down and to the right in `resized(image)` a crop can begin; 0 is always possible."""
+        return self._sides(image) - self.crop
+
+    def framed(self, image: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        """`crop_at(resized(image), offset)` to float32 rounding, without what the crop leaves out where that costs."""
+        image = tf.ensure_shape(image, [None, None, 3])
+        was, sides = tf.shape(image)[:2], self._sides(image)
+
+        def window() -> tf.Tensor:
+            result = tf.raw_ops.ScaleAndTranslate(  # what tf.image.resize calls when it averages
+                images=image[None],
+                size=[self.crop, self.crop],
+                scale=tf.cast(sides, tf.float32) / tf.cast(was, tf.float32),
+                translation=-tf.cast(offset, tf.float32),
+                kernel_type="triangle",
+                antialias=self.antialias,
+            )
+            return tf.ensure_shape(result[0], [self.crop, self.crop, 3])
+
+        if self.antialias:
+            return window()
+        # Four pixels for each are sampled at twice the speed by the op that makes the whole picture; but of a
+        # picture of 1 × 30,000 the whole would be gigabytes.
+        excess = tf.reduce_max(sides) > 8 * self.resize
+        return tf.cond(excess, window, lambda: self.crop_at(self.resized(image), offset))
 
     def centre_crop(self, image: tf.Tensor) -> tf.Tensor:
-        """The middle [crop, crop, 3] of a resized picture."""
-        offset = (tf.shape(image)[:2] - self.crop) // 2
-        return self.crop_at(image, offset)
-
-    def random_crop(self, image: tf.Tensor, rng: tf.Tensor) -> tf.Tensor:
-        """A [crop, crop, 3] of a resized picture, each place as likely; `rng` is a seed, int32 [2]."""
-        room = tf.shape(image)[:2] - self.crop + 1
-        place = tf.random.stateless_uniform([2], rng, 0, 1 << 30, tf.int32)
-        return self.crop_at(image, place % room)
+        """The middle [crop, crop, 3] of the resized picture, float32 in 0..255, from a decoded picture."""
+        return self.framed(image, self.room(image) // 2)
 
     def crop_at(self, image: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
         begin = tf.concat([offset, [0]], 0)
         return tf.slice(image, begin, [self.crop, self.crop, 3])
 
     def normalized(self, images: tf.Tensor) -> tf.Tensor:
-        """What the network takes, from float RGB 0..255 of any leading shape."""
+        """What the network takes, from float RGB 0..255 of any leading shape, [..., W, 3]."""
         if self.channels == "BGR":
-            images = images[..., ::-1]
-        return (images / self.scale - tf.constant(self.mean, tf.float32)) / tf.constant(self.std, tf.float32)
+            images = tf.reverse(images, [-1])  # [..., ::-1] takes eight times as long
+        if self.scale != 1:
+            images /= self.scale
+        # Repeated along the row: TensorFlow is three times as fast with 700 numbers than with 3.
+        shape, width = tf.shape(images), images.shape[-2]
+        rows = tf.reshape(images, tf.concat([shape[:-2], [-1]], 0))
+        if any(self.mean):
+            rows -= tf.tile(tf.constant(self.mean, tf.float32), [width or shape[-2]])
+        if any(std != 1 for std in self.std):
+            rows /= tf.tile(tf.constant(self.std, tf.float32), [width or shape[-2]])
+        return tf.reshape(rows, shape)
+
+    def _sides(self, image: tf.Tensor) -> tf.Tensor:
+        """int32 [2], height and width of the resized picture."""
+        if not self.keep_aspect:
+            return tf.constant([self.resize, self.resize])
+        size = tf.shape(image)[:2]
+        # Rounds down as torchvision does: int(resize * longer / shorter).
+        return tf.maximum(size * self.resize // tf.reduce_min(size), self.resize)
 
     def pictures(self, inputs: tf.Tensor) -> tf.Tensor:
         """uint8 RGB pictures back from the network's inputs, to be looked at."""

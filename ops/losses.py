@@ -6,16 +6,20 @@ import tensorflow as tf
 def softmax_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
     """−Σ q · log softmax(logits), with q = (1 − ε) · one_hot + ε / classes.
 
-    `labels` are integers [N], `logits` floating [N, classes]; the result is [N]. ε is
-    `label_smoothing` (Szegedy et al. 2016, section 7).
+    `labels` are integers [N], or floating [N, classes], the share of each class, instead of one_hot; `logits`
+    are floating [N, classes]; the result is [N]. ε is `label_smoothing` (Szegedy et al. 2016, section 7).
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label smoothing lies in [0, 1], got {label_smoothing}")
-    if label_smoothing == 0:
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     classes = logits.shape[-1]
     share = label_smoothing / classes
-    targets = tf.one_hot(labels, classes, 1 - label_smoothing + share, share, dtype=logits.dtype)
+    labels = tf.convert_to_tensor(labels)
+    if labels.dtype.is_floating:
+        targets = tf.cast(labels, logits.dtype) * (1 - label_smoothing) + share
+    elif label_smoothing == 0:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    else:
+        targets = tf.one_hot(labels, classes, 1 - label_smoothing + share, share, dtype=logits.dtype)
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 

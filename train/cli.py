@@ -104,12 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     fetching = command(
         "fetch",
         _fetch,
-        "download published weights, or go on where a download was cut, and say where they are",
-        "  barenets fetch torchvision_resnet50\n\n"
+        "download published weights or data sets, or go on where a download was cut, and say where they are",
+        "  barenets fetch torchvision_resnet50\n"
+        "  barenets fetch mnist        # or fashion_mnist, cifar10, cifar100; then --train mnist:train\n\n"
         "They are kept in $BARENETS_CACHE, or ~/.cache/barenets. The names are those of `barenets list`; each can\n"
         "stand for a file after --weights, too.",
     )
-    fetching.add_argument("names", nargs="+", metavar="NAME", help="names in the catalog")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="names in the catalog, or of data sets")
 
     conversion = command(
         "convert",
@@ -189,6 +190,42 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("sources", nargs="+", metavar="LIST_OR_FOLDER", help="one for each split, training first")
     check.add_argument("--json", action="store_true", help="print one JSON object")
 
+    splitting = command(
+        "split",
+        _split,
+        "divide a data set, each class in the same proportion, into lists that can be looked at",
+        "  barenets data split pictures --fractions 0.9 0.1 --out lists            # lists/train.txt, lists/val.txt\n"
+        "  barenets data split mnist:train --fractions 0.7 0.15 0.15 --out lists   # and lists/test.txt\n\n"
+        "The pictures stay where they are. The lists have class numbers; labels.txt beside them names the classes.",
+        within=parts,
+    )
+    splitting.add_argument("source", metavar="SOURCE", help="a data set: list, folder, ...")
+    splitting.add_argument(
+        "--fractions", nargs="+", type=float, default=[0.9, 0.1], metavar="X", help="two or three (default 0.9 0.1)"
+    )
+    splitting.add_argument("--out", required=True, metavar="DIR", help="where the lists go")
+    splitting.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="what is drawn follows from it (default 0)"
+    )
+
+    packing = command(
+        "pack",
+        _pack,
+        "write a data set as TFRecord shards, under slim's names of the features",
+        "  barenets data pack pictures/train packed --shards 8 --seed 0\n"
+        "  barenets data pack pictures/val packed\n"
+        "  barenets finetune --train packed:train --val packed:val ...\n\n"
+        "Files are copied byte for byte. labels.txt in OUT_DIR names the classes, of all sets in it.",
+        within=parts,
+    )
+    packing.add_argument("source", metavar="SOURCE", help="a data set: list, folder, ...")
+    packing.add_argument("out", metavar="OUT_DIR", help="where the shards go")
+    packing.add_argument(
+        "--name", metavar="NAME", help="of the set: OUT_DIR/NAME-00000-of-... (default as SOURCE is called)"
+    )
+    packing.add_argument("--shards", type=_positive, default=1, metavar="N", help="number of files (default 1)")
+    packing.add_argument("--seed", type=_seed, metavar="N", help="shuffle, by this seed (default: the order of SOURCE)")
+
     demo = command(
         "demo",
         _demo,
@@ -215,6 +252,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {number}")
     return number
 
 
@@ -258,7 +302,15 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     option(data, "--val", "pictures to validate on after each epoch", metavar="LIST_OR_FOLDER")
     option(data, "--class-names", "names of classes 0, 1, ... of a list of numbers", nargs="+", metavar="NAME")
     option(data, "--on-error", "at a picture that cannot be read (default stop)", choices=("stop", "skip"))
-    option(data, "--no-augment", "no random crop and flip", action="store_false", dest="augment")
+    option(
+        data,
+        "--augment",
+        "what is done to pictures at random: a policy's name (standard, none, ...) or steps, 'RandomCrop(), Flip(), "
+        "Mixup(0.2)' (default standard: random crop and flip)",
+        metavar="POLICY",
+    )
+    option(data, "--no-augment", "the same as --augment none", action="store_const", const="none", dest="augment")
+    option(data, "--sampler", "shuffled, weighted (each class as often) or paired:K (default shuffled)", metavar="S")
 
     net = parser.add_argument_group("the network")
     option(
@@ -328,10 +380,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    from barenets.train.data import published
     from barenets.weights import fetch
 
     for name in arguments.names:
-        print(fetch.fetch(name, say=_complain), flush=True)
+        of_data = name in published.NAMES
+        paths = published.obtain(name, say=_complain) if of_data else [fetch.fetch(name, say=_complain)]
+        print(*paths, sep="\n", flush=True)
     return _DONE
 
 
@@ -472,6 +527,33 @@ def _check(arguments: argparse.Namespace) -> int:
     report = doctor.check(arguments.sources)
     print(json.dumps(report.to_json()) if arguments.json else report)
     return _DONE if report.ok else _FAILED
+
+
+def _split(arguments: argparse.Namespace) -> int:
+    from barenets.train import data
+    from barenets.train.data import lists
+
+    names = ("train", "val", "test")[: len(arguments.fractions)]
+    if not 2 <= len(arguments.fractions) <= 3:
+        raise UserError("--fractions: give two, for train.txt and val.txt, or three, for test.txt, too")
+    records = data.read(arguments.source)
+    for name, part in zip(names, records.split(arguments.fractions, arguments.seed), strict=True):
+        path = os.path.join(arguments.out, f"{name}.txt")
+        lists.write(part, path)
+        print(f"{path}: {len(part):,} pictures of {part.num_classes:,} classes")
+    return _DONE
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from barenets.train import data
+    from barenets.train.data.table import names_beside
+
+    # A second set in the folder has the classes of the first.
+    records = data.read(arguments.source, names_beside(os.path.join(arguments.out, "")))
+    name = arguments.name or os.path.basename(arguments.source.rstrip("/")).rpartition(":")[2].partition(".")[0]
+    for path in data.pack(records, arguments.out, name or "pictures", arguments.shards, arguments.seed):
+        print(path)
+    return _DONE
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from barenets import UserError, nets, weights
 from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints, data, inspect
+from barenets.train.data import augment
 from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
 from barenets.train.model import preprocessing_for
@@ -63,8 +64,10 @@ class Settings:
     label_smoothing: float = 0.0
     dropout: float | None = None
     """None: the network's own."""
-    augment: bool = True
-    """Random crop and flip."""
+    augment: str = "standard"
+    """A policy, by name or as a list of steps; see `barenets.train.data.augment`."""
+    sampler: str = "shuffled"
+    """In which order, and how often, pictures come: "shuffled", "weighted" or "paired:K", of K classes a step."""
     seed: int = 0
     on_error: str = "stop"
     summary_every: int = 1
@@ -84,6 +87,8 @@ class Settings:
             self._require(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
+        augment.parse(self.augment)
+        _sampler(self.sampler, self.seed)
         object.__setattr__(self, "variant", self.variant or nets.variants(self.net)[0])
 
     def _require(self, name: str, holds: bool, what: str) -> None:
@@ -96,6 +101,8 @@ class Settings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         known = {f.name for f in fields(cls)}
+        if isinstance(values.get("augment"), bool):  # version 1: random crop and flip, or not
+            values = {**values, "augment": "standard" if values["augment"] else "none"}
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
         if values.get("preprocessing"):
             values["preprocessing"] = Preprocessing(**values["preprocessing"])
@@ -191,8 +198,8 @@ class Run:
             self.preprocessing,
             s.batch_size,
             seed=s.seed,
-            shuffle=True,
-            augment=s.augment,
+            sampler=_sampler(s.sampler, s.seed),
+            policy=augment.parse(s.augment),
             on_error=s.on_error,
         )
         self.validation = s.val and data.Batches(
@@ -236,7 +243,11 @@ class Run:
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.records) / self.settings.batch_size)
+        return math.ceil(self.pictures_per_epoch / self.settings.batch_size)
+
+    @cached_property
+    def pictures_per_epoch(self) -> int:
+        return len(self.batches.order(0))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -277,6 +288,17 @@ class Run:
         if empty := [name for i, name in enumerate(self.class_names) if not (self.records.labels == i).any()]:
             lines.append(f"warning: no training pictures of {', '.join(empty)}")
         return "\n".join(lines)
+
+
+def _sampler(text: str, seed: int) -> data.Sampler:
+    kind, _, classes = text.partition(":")
+    if text == "shuffled":
+        return data.Shuffled(seed)
+    if text == "weighted":
+        return data.ClassWeighted(seed)
+    if kind == "paired" and classes.isdecimal() and int(classes):
+        return data.ClassPaired(seed, int(classes))
+    raise UserError(f"--sampler must be shuffled, weighted, or paired:K for K classes a step, got {text!r}")
 
 
 def start(settings: Settings) -> Run:
@@ -321,7 +343,7 @@ def train(run: Run, progress: Progress) -> Result:
                 progress.say(f"validation before training: {before.top1:.2%} of {before.count}")
         with _interruptible() as interrupted:
             while run.epoch < s.epochs and not interrupted:
-                bar = progress.epoch(run.epoch, s.epochs, len(run.records), run.position)
+                bar = progress.epoch(run.epoch, s.epochs, run.pictures_per_epoch, run.position)
                 for batch in run.batches.epoch(run.epoch, run.position):
                     rate = run.schedule(run.step)
                     watch = s.summary_every > 0 and run.step % s.summary_every == 0

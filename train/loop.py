@@ -47,25 +47,30 @@ class Trainer:
         self._exact = exact_histograms
         self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
         self._statistics = [variable for variable in named_variables(net).values() if not variable.trainable]
-        signature = [
-            tf.TensorSpec([None, *net.input_shape], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([], tf.int32),
-            tf.TensorSpec([], tf.float32),
-        ]
-        self._steps = {  # without AutoGraph, which would take seconds and find nothing to convert
-            watch: tf.function(partial(self._step, watch=watch), input_signature=signature, autograph=False)
-            for watch in (False, True)
-        }
+
+        def compiled(labels: tf.TensorSpec, watch: bool) -> Any:
+            images, step = tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([], tf.int32)
+            signature = [images, labels, step, tf.TensorSpec([], tf.float32)]
+            # Without AutoGraph, which would take seconds and find nothing to convert.
+            return tf.function(partial(self._step, watch=watch), input_signature=signature, autograph=False)
+
+        kinds = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.float32)
+        self._steps = {(spec.dtype, watch): compiled(spec, watch) for spec in kinds for watch in (False, True)}
 
     def step(
         self, images: tf.Tensor, labels: tf.Tensor, step: int, learning_rate: float, *, watch: bool = False
     ) -> StepResult:
-        """One step on `images`, float32 [N, *net.input_shape], and `labels`, int32 [N].
+        """One step on `images`, float32 [N, *net.input_shape], and `labels`, int32 [N] or float32 [N, classes].
+
+        Labels of floats are the share of each class, as mixup makes them; the largest counts for `correct`.
 
         With `watch`, histograms and sizes of the very gradients that are applied come with the result.
         """
-        return self._steps[watch](images, labels, tf.constant(step, tf.int32), tf.constant(learning_rate, tf.float32))
+        labels = tf.convert_to_tensor(labels)
+        run = self._steps.get((labels.dtype, watch))
+        if run is None:
+            raise TypeError(f"labels are int32 or float32, got {labels.dtype.name}")
+        return run(images, labels, tf.constant(step, tf.int32), tf.constant(learning_rate, tf.float32))
 
     def _step(
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool
@@ -102,7 +107,8 @@ class Trainer:
             with tf.control_dependencies([applied]):
                 seen = inspect.observe_update(self.trained, before)
 
-        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == labels, dtype=tf.int32)
+        classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
+        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
         return StepResult(loss, correct, finite, norm, seen)
 
     def statistics(self) -> list[tf.Tensor]:

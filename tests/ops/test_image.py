@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
+import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
 
 from barenets.ops import Preprocessing
 
@@ -73,11 +72,11 @@ def test_resized_leaves_a_picture_of_the_right_size(antialias):
     np.testing.assert_array_equal(of(16, 16, antialias=antialias).resized(tf.constant(image)), image)
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 12), (11, 13), (9, 8)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 12), (11, 13), (9, 8)])  # none is resized
 def test_centre_crop(height, width):
     image = picture(height, width).astype(np.float32)
     top, left = (height - 8) // 2, (width - 8) // 2  # an odd pixel is left below and on the right
-    ours = of(8, 8).centre_crop(tf.constant(image))
+    ours = of(8, min(height, width)).centre_crop(tf.constant(image))
     np.testing.assert_array_equal(ours, image[top : top + 8, left : left + 8])
 
 
@@ -86,25 +85,35 @@ def test_crop_at():
     np.testing.assert_array_equal(of(8, 8).crop_at(tf.constant(image), tf.constant([2, 3])), image[2:10, 3:11])
 
 
-def test_random_crop_covers_all_places():
-    """3 × 5 places, 600 seeds: every place comes, and as often as any other by a χ² test at fixed seeds."""
-    rows, columns = np.mgrid[:6, :8]
-    image = tf.constant(np.stack([rows, columns, rows], -1), tf.float32)
-    crop = tf.function(of(4, 4).random_crop)
-    places = collections.Counter()
-    for seed in range(600):
-        cropped = crop(image, tf.constant([seed, 7])).numpy()
-        top, left = map(int, cropped[0, 0, :2])
-        np.testing.assert_array_equal(cropped, image[top : top + 4, left : left + 4])
-        places[top, left] += 1
-    assert set(places) == {(i, j) for i in range(3) for j in range(5)}
-    assert stats.chisquare(list(places.values())).pvalue > 1e-3
-    np.testing.assert_array_equal(crop(image, tf.constant([3, 4])), crop(image, tf.constant([3, 4])))
+SCALED_FRAMES = [
+    {"keep_aspect": keep_aspect, "antialias": antialias} for keep_aspect in (True, False) for antialias in (True, False)
+]
 
 
-def test_random_crop_of_the_whole():
-    image = picture(8, 8).astype(np.float32)
-    np.testing.assert_array_equal(of(8, 8).random_crop(tf.constant(image), tf.constant([1, 2])), image)
+@pytest.mark.parametrize("options", SCALED_FRAMES, ids=str)
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (37, 61), (64, 17), (5, 9), (16, 16), (1, 1), (300, 401)])
+def test_framed_is_a_crop_of_the_resized(height, width, options):
+    """At every corner and in the middle, to float32 rounding of positions up to 401, times slopes of up to 255."""
+    image, preprocessing = tf.constant(picture(height, width)), of(11, 16, **options)
+    whole, room = preprocessing.resized(image), preprocessing.room(image).numpy()
+    np.testing.assert_array_equal(room, np.array(whole.shape[:2]) - 11)
+    for share in ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)):
+        offset = (room * share).astype(np.int32)
+        ours = preprocessing.framed(image, tf.constant(offset))
+        assert (ours.shape, ours.dtype) == ((11, 11, 3), tf.float32)
+        np.testing.assert_allclose(ours, preprocessing.crop_at(whole, offset), rtol=0, atol=5e-3)
+    np.testing.assert_array_equal(preprocessing.centre_crop(image), preprocessing.framed(image, room // 2))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_sliver_takes_no_more_memory_than_it_shows(antialias):
+    """Resized, 2 × 200,000 pixels would be 16 × 1,600,000, or 300 MB."""
+    image = np.repeat(picture(2, 20_000), 10, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    middle = of(8, 16, antialias=antialias).centre_crop(tf.constant(image)).numpy()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
+    ours = of(8, 16, antialias=antialias).centre_crop(tf.constant(image[:, 99_990:100_010]))
+    np.testing.assert_allclose(middle, ours, atol=10)  # where a float32 counts 1,600,000 pixels it has 1/8 of one
 
 
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])

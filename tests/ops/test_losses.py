@@ -91,3 +91,21 @@ def test_extreme_sigmoid():
     np.testing.assert_allclose(sigmoid_cross_entropy(labels, logits), [0, 1e4, 1e4, 0, np.log(2)], rtol=1e-6)
     ours = gradient(lambda z: sigmoid_cross_entropy(labels, z), logits.numpy(), np.ones(5))
     np.testing.assert_allclose(ours, [0, 1, -1, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_soft_labels(smoothing):
+    """Shares of classes: as whole ones where they are whole, and by the formula where they are not."""
+    logits = 3 * normal(5, 6)
+    one_hot = np.eye(6)[LABELS]
+    ours = softmax_cross_entropy(tf.constant(one_hot, tf.float32), tf.constant(logits), smoothing)
+    np.testing.assert_allclose(ours, softmax_formula(LABELS, logits, smoothing), rtol=1e-7)
+    other = np.roll(LABELS, 1)
+    mixed = 0.75 * one_hot + 0.25 * np.eye(6)[other]
+    expected = 0.75 * softmax_formula(LABELS, logits, smoothing) + 0.25 * softmax_formula(other, logits, smoothing)
+    np.testing.assert_allclose(softmax_cross_entropy(tf.constant(mixed), logits, smoothing), expected, rtol=1e-12)
+    dy = normal(5, seed=1)
+    ours = gradient(lambda z: softmax_cross_entropy(tf.constant(mixed), z, smoothing), logits, dy)
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    q = (1 - smoothing) * mixed + smoothing / 6
+    np.testing.assert_allclose(ours, (softmax - q) * dy[:, None], rtol=1e-10, atol=1e-12)

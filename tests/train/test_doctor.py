@@ -138,6 +138,7 @@ def test_labels_without_pictures(tmp_path):
     train, val = tmp_path / "train.txt", tmp_path / "val.txt"
     train.write_text("0.jpg 0\n1.jpg 1\n2.jpg 3\n")
     val.write_text("3.jpg 0\n4.jpg 3\n")
+    (tmp_path / "labels.txt").write_text("0:0\n1:1\n2:2\n3:3\n")
     report = doctor.check([str(train), str(val)])
     assert [(p.kind, p.message) for p in report.problems] == [
         ("absent", f"class 1: no picture in {val}, which others have"),

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from barenets import UserError, nets, weights
 from barenets.ops import named_variables
-from barenets.train import checkpoints, finetune
+from barenets.train import checkpoints, data, finetune
 from barenets.train.cli import main
 from barenets.train.loop import DivergedError
 from barenets.train.progress import Progress
@@ -122,6 +122,49 @@ def test_other_pictures_are_no_resumption(tmp_path):
 def test_settings_survive_json():
     given = finetune.Settings(train="t", layers=("fc8",), rates={"fc8": 10.0}, clip_norm=1.0)
     assert finetune.Settings.from_json(json.loads(json.dumps(given.to_json()))) == given
+
+
+@pytest.mark.parametrize(("kept", "policy"), [(True, "standard"), (False, "none")])
+def test_settings_of_version_1_are_taken_up(kept, policy):
+    old = finetune.Settings(train="t").to_json() | {"augment": kept}
+    del old["sampler"]
+    settings = finetune.Settings.from_json(json.loads(json.dumps(old)))
+    assert (settings.augment, settings.sampler) == (policy, "shuffled")
+
+
+def test_a_policy_and_a_sampler_are_chosen_by_name(folder, tmp_path, capsys):
+    options = {"epochs": 2, "augment": "RandomCrop(), Flip(), Mixup(0.2)", "sampler": "paired:2", "batch_size": 4}
+    run, result = trained(folder, tmp_path / "library", **options)
+    assert run.steps_per_epoch == 12  # of 48 pictures in steps of 2 classes with 2 pictures
+    assert result.step == 24
+    assert finetune.resume(str(tmp_path / "library")).batches.policy == run.batches.policy
+
+    arguments = ["--train", folder / "train", "--net", "tiny", "--variant", "tiny", "--epochs", 1]
+    given = ["--augment", "Flip(vertical=True)", "--sampler", "weighted", "--logdir", tmp_path / "line"]
+    assert call(capsys, "finetune", *arguments, *given)[0] == 0
+    batches = finetune.resume(str(tmp_path / "line")).batches
+    assert list(map(str, batches.policy)) == ["CentreCrop()", "Flip(vertical=True)"]
+    assert batches.sampler == data.ClassWeighted(0)
+    assert call(capsys, "finetune", *arguments, "--no-augment", "--logdir", tmp_path / "none")[0] == 0
+    assert list(map(str, finetune.resume(str(tmp_path / "none")).batches.policy)) == ["CentreCrop()"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--augment", "Blur()", "there is no such step"),
+        ("--augment", "Flip(2)", "Flip: horizontal is True or False"),
+        ("--sampler", "paired", "--sampler must be shuffled, weighted, or paired:K for K classes a step, got 'paired'"),
+        ("--sampler", "paired:0", "--sampler must be"),
+        ("--sampler", "paired:9", "there are 2 to draw from"),
+    ],
+)
+def test_mistakes_in_policies_and_samplers(folder, tmp_path, capsys, option, value, message):
+    arguments = ["--train", folder / "train", "--net", "tiny", "--variant", "tiny", "--logdir", tmp_path]
+    status, _, err = call(capsys, "finetune", *arguments, option, value)
+    assert status == 2
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
 
 
 def test_divergence_names_the_layer_and_keeps_the_checkpoint_before(folder, tmp_path, capsys):

@@ -449,3 +449,28 @@ def test_non_finite_values_are_counted():
     quantities, histograms = shown(result, {n: v.shape.num_elements() for n, v in ours.trained.items()})
     assert quantities["fc4/biases"]["nans"] == CLASSES
     assert histograms["variables/conv2/weights"].nans == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_soft_labels(smoothing):
+    """One-hot floats train as integers do; of shares the loss is their mean and the largest counts as right."""
+    images, labels = batch(6)
+    nets = Net(), Net(), Net()
+    trainers = [trainer(net, label_smoothing=smoothing) for net in nets]
+    one_hot = np.eye(CLASSES, dtype=np.float32)
+    whole = trainers[0].step(images, labels, 0, 0.1, watch=True)
+    soft = trainers[1].step(images, tf.constant(one_hot[labels]), 0, 0.1, watch=True)
+    assert int(whole.correct) == int(soft.correct)
+    np.testing.assert_allclose(whole.loss, soft.loss, rtol=1e-6)
+    for name, value in values(nets[0]).items():
+        np.testing.assert_allclose(values(nets[1])[name], value, rtol=1e-5, atol=1e-7)
+
+    logits = nets[2](images).numpy().astype(np.float64)
+    mixed = (0.7 * one_hot[labels] + 0.3 * one_hot[np.roll(labels, 1)]).astype(np.float32)
+    result = trainers[2].step(images, mixed, 0, 0.1)
+    target = (1 - smoothing) * mixed + smoothing / CLASSES
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(result.loss, -(target * log_softmax).sum(1).mean(), rtol=1e-5)
+    assert int(result.correct) == int((logits.argmax(1) == mixed.argmax(1)).sum())
+    with pytest.raises(TypeError, match="labels are int32 or float32, got int64"):
+        trainers[2].step(images, np.array(labels, np.int64), 0, 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from scipy import stats
 
 from barenets import UserError
 from barenets.ops import Preprocessing
-from barenets.train.data import Batch, Batches, Records, pipeline
+from barenets.train.data import Batch, Batches, ClassPaired, ClassWeighted, Records, Shuffled, pipeline
+from barenets.train.data.augment import POLICIES, parse
 from barenets.train.data.pipeline import decode, unreadable
 
 PLAIN = Preprocessing(crop=6, resize=8)
@@ -57,7 +60,7 @@ def indices(epoch: list[Batch]) -> list[int]:
     return [int(i) for batch in epoch for i in batch.indices]
 
 
-SHUFFLED = {"shuffle": True, "augment": True, "seed": 3}
+SHUFFLED = {"sampler": Shuffled(3), "policy": POLICIES["standard"], "seed": 3}
 
 
 # Order and place
@@ -67,8 +70,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(records):
     orders = {}
     for seed in range(3):
         for epoch in range(4):
-            order = batches(records, shuffle=True, seed=seed).order(epoch)
-            np.testing.assert_array_equal(batches(records, shuffle=True, seed=seed).order(epoch), order)
+            order = batches(records, sampler=Shuffled(seed)).order(epoch)
+            np.testing.assert_array_equal(batches(records, sampler=Shuffled(seed)).order(epoch), order)
             assert order.dtype == np.int32
             assert sorted(order) == list(range(11))
             orders[tuple(order)] = seed, epoch
@@ -94,7 +97,7 @@ def test_every_record_once(records, batch_size):
 def test_the_end_of_an_epoch_does_not_wait_for_autotuning(records):
     # Its thread wakes after up to a minute, and now and then the iterator waited for that: 0 to 45 s an epoch.
     data = batches(records, **SHUFFLED)
-    assert data._dataset(data.order(0), 0).options().autotune.enabled is False
+    assert data._dataset(*data._drawn(0), 0, 0).options().autotune.enabled is False
 
 
 @pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["in order", "shuffled"])
@@ -180,7 +183,7 @@ def test_augmentation_crops_and_flips(records):
     whole = Preprocessing(crop=6, resize=9)  # of 9 × 12 pixels, so nothing is resized
     windows: set[tuple[int, int, int, bool]] = set()
     for epoch in range(6):
-        for batch in batches(records, preprocessing=whole, augment=True, batch_size=11).epoch(epoch):
+        for batch in batches(records, preprocessing=whole, policy=POLICIES["standard"], batch_size=11).epoch(epoch):
             for index, image in zip(batch.indices, batch.images.numpy(), strict=True):
                 found = [
                     (int(index), top, left, mirrored)
@@ -202,12 +205,14 @@ def test_augmentation_is_of_seed_epoch_and_record_only(records):
     """Whatever the order and the batches are."""
 
     def pictures(**options) -> dict[int, bytes]:
-        epoch = batches(records, augment=True, **options.pop("more", {}), seed=options["seed"]).epoch(options["epoch"])
+        epoch = batches(records, policy=POLICIES["standard"], **options.pop("more", {}), seed=options["seed"]).epoch(
+            options["epoch"]
+        )
         return {int(i): image.tobytes() for b in epoch for i, image in zip(b.indices, b.images.numpy(), strict=True)}
 
     first = pictures(seed=0, epoch=0)
     assert pictures(seed=0, epoch=0, more={"batch_size": 3}) == first
-    np.testing.assert_equal(pictures(seed=0, epoch=0, more={"shuffle": True}), first)
+    np.testing.assert_equal(pictures(seed=0, epoch=0, more={"sampler": Shuffled(5)}), first)
     for other in (pictures(seed=0, epoch=1), pictures(seed=1, epoch=0)):
         assert sum(other[i] != first[i] for i in first) > 6
 
@@ -278,7 +283,7 @@ def test_the_reason_is_in_a_few_words(tmp_path, content, reason):
 def test_an_error_without_a_culprit_is_one_line_too(records, monkeypatch):
     """A picture that could not be read when it was needed and can be now."""
     spoil(records, 0, 1)
-    monkeypatch.setattr(pipeline, "unreadable", lambda path: None)
+    monkeypatch.setattr(Batches, "_unreadable", lambda self, index: None)
     for start in (0, 1):  # that is not there, that is no picture
         _, message = until_error(batches(records).epoch(0, start))
         assert message.startswith("list.txt: cannot be read (")
@@ -333,7 +338,7 @@ def test_pictures_are_opened_when_their_batch_is_near(tmp_path):
     picture, paths = encoded(pixels(0)), [str(tmp_path / f"{i}.png") for i in range(500)]
     for path in paths:
         Path(path).write_bytes(picture)
-    data = batches(Records(tuple(paths), np.zeros(500, np.int32), ("a",), ""), shuffle=True)
+    data = batches(Records(tuple(paths), np.zeros(500, np.int32), ("a",), ""), sampler=Shuffled(0))
     order = data.order(0)
     epoch = data.epoch(0)
     next(epoch)
@@ -344,3 +349,152 @@ def test_pictures_are_opened_when_their_batch_is_near(tmp_path):
     given, message = until_error(epoch)
     assert message.startswith(f"{paths[order[far]]}: cannot be read as a picture")
     assert indices(given) == order[4 : far // 4 * 4].tolist()
+
+
+# Samplers, policies, and where pictures come from
+
+
+FULL = parse("RandomCrop(), Flip(), Rotate(10), Combine(0.5), Mixup(0.4)")
+REPEATING = {"sampler": ClassWeighted(1), "policy": FULL, "seed": 4}
+
+
+@pytest.mark.parametrize("options", [SHUFFLED, REPEATING, REPEATING | {"sampler": ClassPaired(2, 2)}], ids=str)
+def test_batches_do_not_depend_on_workers_nor_on_where_an_epoch_is_taken_up(records, options):
+    whole = list(batches(records, workers=1, **options).epoch(3))
+    again = batches(records, workers=2, **options)
+    assert_same(list(again.epoch(3)), whole)
+    assert indices(whole) == again.order(3).tolist()
+    for start in (4, 8):
+        rest = [batch for batch in whole if batch.position > start]
+        assert_same(list(again.epoch(3, start)), rest)
+    other = next(again.epoch(4)).images.numpy()
+    assert not np.array_equal(other, whole[0].images.numpy())
+
+
+def test_a_record_that_repeats_is_another_picture_each_time(records):
+    """And the k-th time the same, whatever else the order has."""
+
+    class Repeating:
+        def __init__(self, order):
+            self._order = np.array(order, np.int32)
+
+        def order(self, labels, epoch):
+            return self._order
+
+    def pictures(order):
+        data = batches(records, batch_size=3, policy=parse("standard, Brightness(0.5)"), sampler=Repeating(order))
+        return [image for batch in data.epoch(0) for image in batch.images.numpy()]
+
+    first = pictures([5, 2, 5, 5])
+    assert not np.array_equal(first[0], first[2])
+    assert not np.array_equal(first[2], first[3])
+    second = pictures([2, 5, 7, 5])
+    for ours, theirs in ((first[0], second[1]), (first[2], second[3]), (first[1], second[0])):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_occurrences():
+    np.testing.assert_array_equal(pipeline.occurrences(np.array([3, 1, 3, 3, 1, 0])), [0, 0, 1, 2, 1, 0])
+
+
+def test_partners_are_others_and_of_the_class_where_it_is_asked_for(records):
+    labels = np.array([0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 2], np.int32)
+    data = batches(dataclasses.replace(records, labels=labels), policy=parse("Combine(), Mixup()"), seed=1)
+    mates, any_other = np.concatenate([data._drawn(epoch)[2] for epoch in range(300)]).T
+    order = np.tile(np.arange(11), 300)
+    np.testing.assert_array_equal(labels[mates], labels[order])
+    np.testing.assert_array_equal(mates == order, order == 10)  # the only one of its class
+    assert np.all(any_other != order)
+    assert stats.chisquare(np.bincount(any_other[order == 4], minlength=11)[np.arange(11) != 4]).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(mates[order == 0])[[1, 2, 5, 6, 7, 8, 9]]).pvalue > 1e-3
+
+
+def test_mixup_mixes_pictures_and_labels(records):
+    """Of pictures of one shade each, the shade says how much of which is in it."""
+    for i, path in enumerate(records.paths):
+        Path(path).write_bytes(encoded(np.full([9, 12, 3], 20 * i, np.uint8)))
+    data = batches(records, policy=parse("Mixup(1.0)"), batch_size=11)
+    (batch,) = data.epoch(0)
+    labels, shades = batch.labels.numpy(), batch.images.numpy()[:, 0, 0, 0]
+    assert (labels.dtype, labels.shape) == (np.float32, (11, 3))
+    np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
+    for i, (label, shade) in enumerate(zip(labels, shades, strict=True)):
+        partner = data._drawn(0)[2][i, 0]
+        share = (shade / 20 - partner) / (i - partner)
+        assert 0 <= share <= 1
+        expected = share * np.eye(3)[i % 3] + (1 - share) * np.eye(3)[partner % 3]
+        np.testing.assert_allclose(label, expected, atol=1e-4)
+
+
+def test_second_pictures_are_read_only_where_they_show(records):
+    """Of eleven pictures that can be read, none is shown with one that cannot; with a chance of 1 all are."""
+    Path(records.paths[3]).unlink()
+    alone = dataclasses.replace(records, labels=np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], np.int32))
+    for chance, skipped in ((0.0, [3]), (1.0, [3])):
+        data = batches(alone, policy=parse(f"Combine({chance})"), on_error="skip")
+        assert indices(list(data.epoch(0))) == [i for i in range(11) if i not in skipped]
+    data = batches(records, policy=parse("Mixup(0.2, probability=1.0)"), on_error="skip")
+    partners = data._drawn(0)[2][:, 0]
+    assert indices(list(data.epoch(0))) == [i for i in range(11) if 3 not in (i, partners[i])]
+    assert set(data.skipped) == {records.paths[3]}
+    assert batches(records, policy=parse("Mixup(0.2, probability=0.0)"), on_error="skip").skipped == {}
+
+
+def test_a_second_picture_that_cannot_be_read_is_named(records):
+    data = batches(records, policy=parse("Mixup()"))
+    partner = int(data._drawn(0)[2][0, 0])
+    Path(records.paths[partner]).write_bytes(b"")
+    _, message = until_error(data.epoch(0))
+    assert message.startswith(f"{records.paths[partner]}: cannot be read as a picture (Input is empty")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_go_through_the_preprocessing(channels):
+    """Grey ones become RGB; 28 × 28 are resized as files of that size are."""
+    images = np.random.default_rng(0).integers(0, 256, [5, 28, 28, channels], np.uint8)
+    names = tuple(f"set#{i}" for i in range(5))
+    data = Records(names, np.arange(5, dtype=np.int32), ("a", "b", "c", "d", "e"), "set", pixels=images)
+    preprocessing = Preprocessing(crop=40, resize=48)
+    (batch,) = batches(data, preprocessing=preprocessing, batch_size=5).epoch(0)
+    rgb = np.repeat(images, 3 // channels, 3)
+    expected = [preprocessing.crop_at(preprocessing.resized(tf.constant(image)), [4, 4]) for image in rgb]
+    np.testing.assert_allclose(batch.images, expected, atol=5e-3)
+    order = [
+        int(i)
+        for batch in batches(data, sampler=Shuffled(1), preprocessing=preprocessing).epoch(0)
+        for i in batch.labels
+    ]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+
+
+def test_spans_are_the_files_they_hold(records, tmp_path):
+    contents = [Path(path).read_bytes() for path in records.paths]
+    lengths = np.array([len(content) for content in contents])
+    (tmp_path / "shard").write_bytes(b"head" + b"".join(contents) + b"tail")
+    spans = np.stack([4 + np.cumsum(lengths) - lengths, lengths], 1)
+    shards = dataclasses.replace(records, paths=(str(tmp_path / "shard"),) * 11, spans=spans)
+    assert_same(list(batches(shards, **SHUFFLED).epoch(1)), list(batches(records, **SHUFFLED).epoch(1)))
+    spans[7, 1] = 20
+    _, message = until_error(batches(shards).epoch(0))
+    assert message.startswith(f"{tmp_path / 'shard'} byte {spans[7, 0]}: cannot be read as a picture (")
+
+
+def test_evaluation_gives_what_it_gave_before(shared_data):
+    """The centre crop's numbers: those of resizing all of each picture and slicing, to float32 rounding."""
+    paths = sorted(map(str, (shared_data / "imagenet_samples").iterdir()))[:12]
+    data = Records(tuple(paths), np.zeros(len(paths), np.int32), ("a",), "")
+    torch = {"scale": 255.0, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    bgr = {"channels": "BGR", "mean": (104.0, 117.0, 123.0)}
+    for options in ({**torch}, {**bgr, "antialias": False}, {**bgr, "antialias": False, "keep_aspect": False}):
+        preprocessing = Preprocessing(crop=224, resize=256, **options)
+        (batch,) = batches(data, preprocessing=preprocessing, batch_size=12).epoch(0)
+        for image, path in zip(batch.images.numpy(), paths, strict=True):
+            whole = preprocessing.resized(tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)).numpy()
+            top, left = (np.array(whole.shape[:2]) - 224) // 2
+            window = whole[top : top + 224, left : left + 224].astype(np.float64)
+            window = window[..., ::-1] if preprocessing.channels == "BGR" else window
+            expected = (window / preprocessing.scale - preprocessing.mean) / preprocessing.std
+            # Positions of float32 in pictures of up to 2,000 pixels, times the steepest slope in them.
+            np.testing.assert_allclose(
+                image, expected, rtol=0, atol=0.05 / preprocessing.scale / min(preprocessing.std)
+            )

@@ -138,10 +138,15 @@ def test_byte_order_mark_windows_lines_and_umlauts(tmp_path):
     assert data.paths == (f"{tmp_path}/kätzchen.jpg", f"{tmp_path}/b.jpg")
 
 
-def test_integers_are_class_indices_as_they_stand(tmp_path):
-    data = records.read(label_list(tmp_path, "a.jpg 10\nb.jpg 2\nc.jpg 007\n"))
-    assert data.labels.tolist() == [10, 2, 7]
-    assert data.class_names == tuple(map(str, range(11)))
+def test_gaps_between_integers_are_closed_and_the_numbers_kept(tmp_path):
+    data = records.read(label_list(tmp_path, "a.jpg 12\nb.jpg 3\nc.jpg 007\n"))
+    assert data.labels.tolist() == [2, 0, 1]
+    assert data.class_names == ("3", "7", "12")
+    val = records.read(label_list(tmp_path, "a.jpg 7\nb.jpg 07\n"), data.class_names)
+    assert (val.labels.tolist(), val.class_names) == ([1, 1], ("3", "7", "12"))
+    # 0 is no class here, though there is a class at index 0.
+    message = error_of(records.read, label_list(tmp_path, "a.jpg 7\nb.jpg 0\n"), data.class_names)
+    assert message.startswith(f"{tmp_path}/list.txt line 2: '0' is not one of the classes 3, 7, 12;")
 
 
 def test_one_word_among_integers_makes_them_all_words(tmp_path):
@@ -158,7 +163,7 @@ def test_one_word_among_integers_makes_them_all_words(tmp_path):
         (["all/1.jpg 0", "all/2.jpg 1"], ("0", "1")),  # one folder, two classes
         (["cat/1.jpg 0", "cats/1.jpg 0", "dog/1.jpg 1"], ("0", "1")),  # one class, two folders
         (["a/images/1.jpg 0", "b/images/1.jpg 1"], ("0", "1")),  # two folders of one name
-        (["cat/1.jpg 0", "dog/1.jpg 2"], ("0", "1", "2")),  # a class without pictures has no folder
+        (["cat/1.jpg 0", "dog/1.jpg 2"], ("0", "2")),  # a name would hide that dog is number 2
         (["1/1.jpg 0", "0/1.jpg 1"], ("0", "1")),  # numbers as names would contradict the labels
     ],
 )

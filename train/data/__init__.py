@@ -1,6 +1,20 @@
-"""Pictures and their labels: lists and folders, the pipeline, the data-set doctor."""
+"""Pictures and their labels: data sets of every form, augmentation, the pipeline, the data-set doctor."""
 
+from barenets.train.data.pack import pack
 from barenets.train.data.pipeline import Batch, Batches
 from barenets.train.data.records import Records, read, read_paths
+from barenets.train.data.samplers import ClassPaired, ClassWeighted, InOrder, Sampler, Shuffled
 
-__all__ = ["Batch", "Batches", "Records", "read", "read_paths"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "ClassPaired",
+    "ClassWeighted",
+    "InOrder",
+    "Records",
+    "Sampler",
+    "Shuffled",
+    "pack",
+    "read",
+    "read_paths",
+]

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -115,7 +116,7 @@ def check(sources: list[str]) -> Report:
     for data in sets:
         sides: list[int] = []
         with ThreadPool(_THREADS) as pool:
-            results = pool.imap(_open, data.paths, chunksize=8)
+            results = pool.imap(partial(_open, data), range(len(data)), chunksize=8)
             # disable=None: no progress where stderr is no terminal.
             opened = tqdm(results, data.source, len(data), unit=" pictures", disable=None)
             for path, label, (digest, size, problem) in zip(data.paths, data.labels, opened, strict=True):
@@ -153,15 +154,16 @@ def _read(sources: list[str]) -> tuple[list[Records], list[Problem]]:
     return sets, problems
 
 
-def _open(path: str) -> tuple[bytes, tuple[int, int] | None, Problem | None]:
+def _open(data: Records, index: int) -> tuple[bytes, tuple[int, int] | None, Problem | None]:
     """SHA-256 of a picture's file, its height and width (`b""`, None if it is of no use), what is wrong."""
+
+    path = data.paths[index] if data.spans is None else f"{data.paths[index]} byte {data.spans[index, 0]}"
 
     def useless(kind: str, reason: str) -> tuple[bytes, None, Problem]:
         return b"", None, Problem(kind, f"{path}: {reason}", (path,))
 
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            content = file.read()
+        content = data.content(index)
     except tf.errors.NotFoundError:
         return useless("missing", "no such file")
     except tf.errors.OpError as error:
@@ -175,7 +177,8 @@ def _open(path: str) -> tuple[bytes, tuple[int, int] | None, Problem | None]:
     except tf.errors.OpError as error:
         return useless("unreadable", f"{kind} that cannot be decoded ({reason(error)})")
 
-    named = _EXTENSIONS.get(path.rpartition(".")[2].lower(), kind)
+    own_file = data.pixels is None and data.spans is None
+    named = _EXTENSIONS.get(path.rpartition(".")[2].lower(), kind) if own_file else kind
     misnamed = Problem("misnamed", f"{path}: {kind} under the name of {named}", (path,))
     return hashlib.sha256(content).digest(), (height, width), misnamed if named != kind else None
 

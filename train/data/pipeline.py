@@ -1,30 +1,38 @@
-"""From records to batches: decode, the weights' preprocessing, flip and crop, batch, prefetch.
+"""From records to batches: read, decode, frame and change each picture, the weights' preprocessing, batch, prefetch.
 
-Order and augmentation are pure functions of (seed, epoch, record), so an epoch can be taken up at any
-place and gives the same batches. What is shuffled is the list of indices; memory holds no more decoded
-pictures than two prefetched batches and the one or two that are being decoded.
+Everything is a pure function of (seed, epoch, record, how often the record came before in this epoch), so an epoch
+can be taken up at any place, on any number of workers, and gives the same batches. What is shuffled is the list of
+indices: memory holds the records' names (and pixels, where a set keeps them), and of decoded pictures no more
+than four batches and the one or two of each worker that it is at.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.ops.dropout import fold_in
 from barenets.ops.image import Preprocessing
+from barenets.train.data import augment
+from barenets.train.data.augment import Policy
 from barenets.train.data.records import Records
+from barenets.train.data.samplers import InOrder, Sampler
+from barenets.train.data.steps import Blend, CentreCrop, Frame
+
+MOST_PIXELS = 100_000_000
+"""What a picture may claim to have: three bytes of memory for each would be taken before it is found to lie."""
 
 
 class Batch(NamedTuple):
     images: tf.Tensor
     """float32 [N, crop, crop, 3], as the network takes them."""
     labels: tf.Tensor
-    """int32 [N]."""
+    """int32 [N]; or float32 [N, classes], the share of each class, if the policy mixes labels."""
     indices: np.ndarray
     """int32 [N], which records these are."""
     position: int
@@ -35,99 +43,248 @@ class Batch(NamedTuple):
 class Batches:
     """The batches of `records`, epoch by epoch; the last batch of an epoch may be smaller, none is dropped.
 
-    With `augment`, each picture is cropped at a random place and flipped half of the time; otherwise it
-    is cropped at the centre. Without `shuffle` the order is that of the records.
+    Without a policy, pictures are cropped at the centre. At most four batches of decoded pictures are in memory, two
+    of them ready, and a picture or two (with a Blend, the second too) for each worker: some 40 MB for each
+    batch of 64 pictures of 227 × 227.
     """
 
     records: Records
     preprocessing: Preprocessing
     batch_size: int
     seed: int = 0
-    shuffle: bool = False
-    augment: bool = False
+    sampler: Sampler = field(default_factory=InOrder)
+    """In which order, and how often, the records come."""
+    policy: Policy = ()
+    """What is done to each picture, see `augment`."""
     on_error: str = "stop"
     """What to do about a picture that cannot be decoded: "stop" names it, "skip" leaves it out and lists it."""
+    workers: int | None = None
+    """Pictures that are made at a time; None: as many as there are cores. The batches do not depend on it."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Path -> reason, of the pictures that were left out so far."""
 
+    def __post_init__(self) -> None:
+        policy = augment.checked(self.policy)
+        self.policy = policy if policy and isinstance(policy[0], Frame) else (CentreCrop(), *policy)
+
+    @property
+    def blends(self) -> tuple[Blend, ...]:
+        return tuple(step for step in self.policy if isinstance(step, Blend))
+
     def order(self, epoch: int) -> np.ndarray:
         """The indices of the records in the order of this epoch: a pure function of (seed, epoch)."""
-        if not self.shuffle:
-            return np.arange(len(self.records), dtype=np.int32)
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.records)).astype(np.int32)
+        return self.sampler.order(self.records.labels, epoch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from position `start` of its order on.
 
         Raises UserError that names the file if a picture cannot be decoded and `on_error` is "stop".
         """
-        order = self.order(epoch)
-        place = np.argsort(order)
-        batches = iter(self._dataset(order[start:], epoch))
+        order, times, partners = self._drawn(epoch)
+        batches = iter(self._dataset(order, times, partners, epoch, start))
         position = start
         while True:
             try:
-                images, labels, indices = next(batches)
+                images, labels, indices, places = next(batches)
             except StopIteration:
                 break
             except tf.errors.OpError as error:
-                self._name_culprit(order[position:])
+                for place in range(position, min(position + self.batch_size, len(order))):
+                    self._name_culprit([order[place], *partners[place]])
                 raise UserError(f"{self.records.source}: cannot be read ({reason(error)})") from error
-            read = indices.numpy()
-            end = int(place[read[-1]]) + 1
-            self._note_skipped(set(order[position:end]) - set(read))
-            position = end
-            yield Batch(images, labels, read, position)
-        self._note_skipped(set(order[position:]))
+            read = places.numpy()
+            for place in sorted(set(range(position, read[-1])) - set(read.tolist())):
+                self._note_skipped(order[place], partners[place])
+            position = int(read[-1]) + 1
+            yield Batch(images, labels, indices.numpy(), position)
+        for place in range(position, len(order)):
+            self._note_skipped(order[place], partners[place])
 
-    def _dataset(self, order: np.ndarray, epoch: int) -> tf.data.Dataset:
-        paths, labels = np.array(self.records.paths), self.records.labels
-        seed = tf.constant([self.seed, epoch], tf.int32)
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The order, how often each record came before in it, and with which record each Blend puts it together.
 
-        @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes a second
-        def load(index: tf.Tensor, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            picture = self.preprocessing.resized(decode(tf.io.read_file(path)))
-            if self.augment:
-                rng = tf.random.fold_in(seed, index)
-                picture = self.preprocessing.random_crop(picture, fold_in(rng, "crop"))
-                picture = tf.image.stateless_random_flip_left_right(picture, fold_in(rng, "flip"))
-            else:
-                picture = self.preprocessing.centre_crop(picture)
-            return self.preprocessing.normalized(picture), label, index
+        The last is int32 [len(order), blends], never the record itself if its class, or the data set, has another.
+        """
+        order, labels = self.order(epoch), self.records.labels
+        times = occurrences(order)
+        partners = np.empty((len(order), len(self.blends)), np.int32)
+        for column, blend in enumerate(self.blends):
+            mates = labels if blend.partner == "class" else np.zeros_like(labels)
+            by_class = np.argsort(mates, kind="stable")
+            first, count = np.searchsorted(mates[by_class], [mates, mates + 1])
+            count -= first
+            rank = np.empty_like(by_class)
+            rank[by_class] = np.arange(len(labels))
+            others = np.maximum(count - 1, 1)[order]  # the only one of its class goes with itself
+            ahead = 1 + scrambled(self.seed, epoch, column, order, times) % others.astype(np.uint64)
+            ahead = (rank[order] - first[order] + ahead.astype(np.int64)) % count[order]
+            partners[:, column] = by_class[first[order] + ahead]
+        return order, times, partners
 
-        dataset = tf.data.Dataset.from_tensor_slices((order, paths[order], labels[order]))
-        dataset = dataset.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+    def _dataset(
+        self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
+    ) -> tf.data.Dataset:
+        places = np.arange(len(order), dtype=np.int32)
+        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
+        seeds = np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, seeds, partners)))
+        dataset = dataset.map(self._load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
             dataset = dataset.ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
         return dataset.batch(self.batch_size).prefetch(2).with_options(options)
 
-    def _name_culprit(self, indices: np.ndarray) -> None:
-        """Raises UserError for the first record that cannot be decoded; it is in the batch that failed."""
-        for index in indices[: self.batch_size]:
-            path = self.records.paths[index]
-            if reason := unreadable(path):
+    @cached_property
+    def _load(self) -> Callable[..., tuple[tf.Tensor, ...]]:
+        """What makes image, label, index and place of a place in the order, a record, its seed and its partners."""
+        frame, draws = self.policy[0], sum(step.draws for step in self.policy)
+        assert isinstance(frame, Frame)
+        steps = zip(self.policy, augment.offsets(self.policy), strict=True)
+        blends = [(step, columns) for step, columns in steps if isinstance(step, Blend)]
+        mixing = [i for i, blend in enumerate(self.blends) if blend.mixes]
+        picture, labels = self._reader(), tf.constant(self.records.labels)
+
+        def framed(index: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+            return frame.frame(picture(index), self.preprocessing, u)
+
+        # A tf.function, so that it is traced once and not in each epoch; without AutoGraph, which finds nothing to
+        # convert and takes a second to look for it.
+        @partial(tf.function, autograph=False)
+        def load(place: tf.Tensor, index: tf.Tensor, seed: tf.Tensor, partners: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # The last of the numbers frame the second pictures.
+            numbers = [draws] + [frame.draws] * len(blends)
+            u, *own = tf.split(tf.random.stateless_uniform([sum(numbers)], seed, alg="philox"), numbers)
+            image = framed(index, u[: frame.draws])
+            others = []
+            for i, (blend, columns) in enumerate(blends):
+                second = partial(framed, partners[i], own[i])
+                others.append(tf.cond(blend.wanted(u[columns]), second, lambda: image)[None])
+            # Picture by picture and not by batch: it stays in the processor's cache, and workers share the work.
+            images, share = augment.changed(self.policy, image[None], u[None], others)
+            label = tf.gather(labels, index)
+            if mixing:
+                mixed = tf.one_hot([label, tf.gather(labels, partners[mixing[0]])], self.records.num_classes)
+                label = share[0] * mixed[0] + (1 - share[0]) * mixed[1]
+            return self.preprocessing.normalized(images)[0], label, index, place
+
+        return load
+
+    def _reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """What gives the decoded picture, uint8 [H, W, 3], of a record's index."""
+        records = self.records
+        if records.pixels is not None:
+            pixels = tf.constant(records.pixels)
+            return lambda index: tf.repeat(pixels[index], 3 // pixels.shape[3], 2)
+        if records.spans is None:
+            paths = tf.constant(records.paths)
+            return lambda index: decode(tf.io.read_file(tf.gather(paths, index)))
+
+        # A FixedLengthRecordDataset of one record does without Python and takes five times as long.
+        def within(index: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(records.content, [index], tf.string, stateful=False), [])
+
+        return lambda index: decode(within(index))
+
+    def _unreadable(self, index: int) -> str | None:
+        """What is wrong with a record's picture; None if it can be decoded."""
+        return _trouble(lambda: self.records.content(index))
+
+    def _name(self, index: int) -> str:
+        path = self.records.paths[index]
+        return path if self.records.spans is None else f"{path} byte {self.records.spans[index, 0]}"
+
+    def _name_culprit(self, indices: Iterable[int]) -> None:
+        """Raises UserError for the first of the records `indices` that cannot be decoded."""
+        for index in indices:
+            if problem := self._unreadable(index):
                 raise UserError(
-                    f"{path}: cannot be read as a picture ({reason}); mend or remove it, or go on without it "
-                    "with --on-error skip (`barenets data check` lists all such files)"
+                    f"{self._name(index)}: cannot be read as a picture ({problem}); mend or remove it, or go on "
+                    "without it with --on-error skip (`barenets data check` lists all such files)"
                 )
 
-    def _note_skipped(self, indices: set[np.int32]) -> None:
-        for index in indices:
-            path = self.records.paths[index]
-            self.skipped.setdefault(path, unreadable(path) or "could not be read at the time")
+    def _note_skipped(self, index: int, partners: Iterable[int]) -> None:
+        """Notes which picture is to blame that a place in the order was left out: the record's, or a partner's."""
+        problems = {self._name(i): problem for i in (index, *partners) if (problem := self._unreadable(i))}
+        for name, problem in (problems or {self._name(index): "could not be read at the time"}).items():
+            self.skipped.setdefault(name, problem)
+
+
+def occurrences(order: np.ndarray) -> np.ndarray:
+    """int32, how often each entry of `order` came before: 0 everywhere if none repeats."""
+    sorting = np.argsort(order, kind="stable")
+    ordered = order[sorting]
+    times = np.empty(len(order), np.int32)
+    times[sorting] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return times
+
+
+def scrambled(*values: int | np.ndarray) -> np.ndarray:
+    """uint64 of the arrays' shape, as good as random, of whole numbers and arrays of them (SplitMix64's mixing)."""
+    state = np.zeros(1, np.uint64)  # not a scalar: NumPy would warn that these overflow, as they are meant to
+    for value in values:
+        state = state + np.asarray(value).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return state
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP or GIF (its first frame)."""
+    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP.
+
+    Grey and CMYK become RGB, 16 bits become their upper 8, alpha is left out. As TensorFlow does, it takes the pixels
+    as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,
+    for a picture that is cut short, and for one that claims more than MOST_PIXELS before memory is taken for it.
+    """
+    head = tf.strings.substr(content, 0, 32)
+    jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
+    height, width = tf.unstack(
+        tf.cond(
+            jpeg,
+            lambda: tf.cast(tf.io.extract_jpeg_shape(content), tf.int64)[:2],
+            lambda: tf.ensure_shape(
+                tf.numpy_function(_claimed, [tf.io.decode_raw(head, tf.uint8)], tf.int64, stateful=False), [2]
+            ),
+        )
+    )
+    claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
+    # The op itself: tf.debugging.Assert says it in several lines where it runs eagerly.
+    few = tf.raw_ops.Assert(condition=height * width <= MOST_PIXELS, data=claims)
+    with tf.control_dependencies([few] if few is not None else []):
+        content = tf.identity(content)
     return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+
+_SIDES = (  # where a file of this beginning has its width and its height
+    (rb"\x89PNG\r\n\x1a\n.{8}(.{4})(.{4})", lambda x: int.from_bytes(x, "big")),
+    (rb"GIF8[79]a(..)(..)", lambda x: int.from_bytes(x, "little")),
+    (rb"BM.{16}(.{4})(.{4})", lambda x: abs(int.from_bytes(x, "little", signed=True))),
+    (rb"RIFF.{4}WEBPVP8X.{8}(...)(...)", lambda x: int.from_bytes(x, "little") + 1),
+    (rb"RIFF.{4}WEBPVP8 .{10}(..)(..)", lambda x: int.from_bytes(x, "little") & 0x3FFF),
+)
+
+
+def _claimed(head: np.ndarray) -> np.ndarray:
+    """int64 [2], height and width that a file's first bytes claim; 0 where they do not, for the decoder to judge."""
+    content = head.tobytes()
+    if match := re.match(rb"RIFF.{4}WEBPVP8L.{5}(.{4})", content, re.DOTALL):
+        bits = int.from_bytes(match[1], "little")
+        return np.array([(bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1])
+    for pattern, number in _SIDES:
+        if match := re.match(pattern, content, re.DOTALL):
+            return np.array([number(match[2]), number(match[1])])
+    return np.zeros(2, np.int64)
 
 
 def unreadable(path: str) -> str | None:
     """Why the picture at `path` cannot be decoded, in a few words; None if it can."""
+    return _trouble(lambda: tf.io.read_file(path))
+
+
+def _trouble(read: Callable[[], Any]) -> str | None:
     try:
-        decode(tf.io.read_file(path))
+        decode(read())
     except tf.errors.NotFoundError:
         return "there is no such file"
     except tf.errors.OpError as error:
@@ -137,4 +294,6 @@ def unreadable(path: str) -> str | None:
 
 def reason(error: tf.errors.OpError) -> str:
     """What TensorFlow says went wrong, in one line and without the names of its nodes."""
-    return re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])[:200]
+    text = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])[:200]
+    # Of an assertion that fails the values are printed each in its own brackets.
+    return re.sub(r"[\[\]]", "", text.partition("assertion failed: ")[2]) or text

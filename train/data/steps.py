@@ -180,7 +180,7 @@ class CentreCrop(Frame):
     """The middle of the resized picture, as in evaluation."""
 
     def frame(self, picture: tf.Tensor, preprocessing: Preprocessing, u: tf.Tensor) -> tf.Tensor:
-        return preprocessing.centre_crop(preprocessing.resized(picture))
+        return preprocessing.centre_crop(picture)
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,9 @@ class RandomCrop(Frame):
         return {"top": u[..., 0], "left": u[..., 1]}
 
     def frame(self, picture: tf.Tensor, preprocessing: Preprocessing, u: tf.Tensor) -> tf.Tensor:
-        picture = preprocessing.resized(picture)
         drawn = self.parameters(u)
-        place = _places(tf.stack([drawn["top"], drawn["left"]]), tf.shape(picture)[:2] - preprocessing.crop)
-        return preprocessing.crop_at(picture, place)
+        place = _places(tf.stack([drawn["top"], drawn["left"]]), preprocessing.room(picture))
+        return preprocessing.framed(picture, place)
 
 
 @dataclass(frozen=True)

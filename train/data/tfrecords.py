@@ -1,0 +1,232 @@
+"""Shards of tf.train.Example, as slim and TensorFlow Datasets write them.
+
+    record     length, 8 bytes; its checksum, 4; an Example; its checksum, 4   (tensorflow/core/lib/io/record_writer.h)
+
+    image/encoded or image      the picture's file
+    image/class/label or label  its class, a number
+    image/class/text            the name of the class, where there is one
+    image/class/synset          of ImageNet
+
+Nothing is copied: of each record the table keeps where the picture's bytes lie. Both checksums are compared.
+"""
+
+import bisect
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from barenets import UserError
+from barenets.train.data.place import Place
+from barenets.train.data.table import Records, Where, closed, names_beside, with_names
+from barenets.weights import catalog, files, protobuf, tables
+
+_SHARD = re.compile(r"(.*?)(?:\.tfrecords?)?[-_.]?(\d{5})-of-(\d{5})(\.tfrecords?)?")
+_FILE = re.compile(r"(.*)\.tfrecords?")
+_HEAD = struct.Struct("<QI")
+_PATIENCE = 1  # seconds before a progress bar
+
+
+def fits(place: Place) -> bool:
+    if place.names is not None:
+        return any(_set(name) is not None for name in place.names)
+    return _set(os.path.basename(place.path)) is not None or _begins(place.head)
+
+
+def _begins(head: bytes) -> bool:
+    if len(head) < _HEAD.size:
+        return False
+    try:
+        tables.check(memoryview(head[:8]), _HEAD.unpack_from(head)[1], "")
+    except UserError:
+        return False
+    return True
+
+
+def _set(name: str) -> str | None:
+    """The set that a shard belongs to, by its name; None if it is no shard by its name."""
+    match = _SHARD.fullmatch(name) or _FILE.fullmatch(name)
+    return match and match[1]
+
+
+def read(place: Place) -> Records:
+    """The shard at `place`, or the set of shards in a folder; the only one, or that which is named.
+
+    A set is named by the part of the files' names before the numbers, or by a word of that.
+    """
+    if place.names is None:
+        place.whole()
+        return shards([place.path], place.source)
+    sets: dict[str, list[str]] = {}
+    for name in place.names:
+        if (key := _set(name)) is not None:
+            sets.setdefault(key, []).append(name)
+    parts = {key: key for key in sets}
+    for word in place.words:
+        meant = [key for key in sets if word in re.split(r"[-_.]", key)]
+        if word not in parts and len(meant) == 1:
+            parts[word] = meant[0]
+    names = sets[place.choose(parts)]
+    _complete(place, names)
+    return shards([place.child(name) for name in names], place.source)
+
+
+def _complete(place: Place, names: list[str]) -> None:
+    """Raises UserError if a shard of a set is missing, or if there are those of two."""
+    numbers = [(int(match[2]), int(match[3])) for name in names if (match := _SHARD.fullmatch(name))]
+    counts = {count for _, count in numbers}
+    if len(counts) > 1 or (counts and len(numbers) < len(names)):
+        raise UserError(f"{place.source}: has shards of several sets, {names[0]} and {names[-1]}; remove one of them")
+    for count in counts:
+        if missing := sorted(set(range(count)) - {number for number, _ in numbers}):
+            raise UserError(f"{place.source}: has {len(names)} of {count} shards; number {missing[0]} is missing")
+
+
+def shards(paths: Sequence[str], source: str) -> Records:
+    """The records of these files, in their order. Raises UserError that names the file and the record."""
+    examples = [(path, i, example) for path in _watched(paths) for i, example in enumerate(_examples(path))]
+    if not examples:
+        raise UserError(f"{source}: has no records")
+
+    def where(i: int) -> str:
+        path, record, _ = examples[i]
+        return f"{path} record {record}"
+
+    own = Records(
+        paths=tuple(path for path, _, _ in examples),
+        labels=np.array([example.label for _, _, example in examples], np.int64),
+        class_names=(),
+        source=source,
+        spans=np.array([example.span for _, _, example in examples], np.int64),
+    )
+    texts = [example.text for _, _, example in examples]
+    return _classed(own, texts, [example.synset for _, _, example in examples], where)
+
+
+def _watched(paths: Sequence[str]) -> Iterator[str]:
+    # disable=None: unless stderr is a terminal.
+    return iter(tqdm(paths, "reading", unit=" shards", disable=None, delay=_PATIENCE))
+
+
+def _classed(own: Records, texts: list[str], synsets: list[str], where: Where) -> Records:
+    """Names for the numbers: ImageNet's, those of a file beside, those in the records, or the numbers themselves."""
+    known = dict(zip(catalog.imagenet_synsets(), range(1000), strict=True))
+    shifted = own.labels - 1  # slim's ImageNet has the background in front
+    if all(known.get(synset) == label for synset, label in zip(synsets, shifted.tolist(), strict=True)):
+        return with_names(replace(own, labels=shifted), catalog.imagenet_classes(), where)
+    names = names_beside(own.paths[0])
+    if names and names[0] == "background" and own.labels.min() > 0:
+        return with_names(replace(own, labels=shifted), names[1:], where)
+    if names:
+        return with_names(own, names, where)
+    labels, numbers = closed(own.labels.tolist(), where)
+    pairs = dict(zip(labels.tolist(), texts, strict=True))
+    agree = all(pairs[label] == text for label, text in zip(labels.tolist(), texts, strict=True))
+    if agree and all(texts) and len(set(pairs.values())) == len(pairs):
+        numbers = tuple(pairs[label] for label in range(len(numbers)))
+    return replace(own, labels=labels, class_names=numbers)
+
+
+class _Example(NamedTuple):
+    span: tuple[int, int]
+    label: int
+    text: str
+    synset: str
+
+
+def numbered(records: Records) -> list[str]:
+    """FILE#INDEX of each record: which of its shard it is. Raises UserError if a shard is not as it was read."""
+    assert records.spans is not None
+    begins = {path: [offset for offset, _, _ in _frames(path, files.view(path))] for path in set(records.paths)}
+    offsets = records.spans[:, 0].tolist()
+    return [
+        f"{path}#{bisect.bisect_right(begins[path], offset) - 1}"
+        for path, offset in zip(records.paths, offsets, strict=True)
+    ]
+
+
+def _examples(path: str) -> Iterator[_Example]:
+    view = files.view(path)
+    start = _address(view)
+    for i, (offset, length, checksum) in enumerate(_frames(path, view)):
+        content = view[offset : offset + length]
+        try:
+            tables.check(content, checksum, "the content")
+            picture, label, text, synset = _example(content)
+            if not len(picture):
+                raise UserError("its picture has no bytes")
+        except UserError as error:
+            raise UserError(f"{path} record {i}: {error}; get the file again, or leave it out") from None
+        yield _Example((_address(picture) - start, len(picture)), label, text, synset)
+
+
+def _frames(path: str, view: memoryview) -> Iterator[tuple[int, int, int]]:
+    """Offset, length and checksum of each record's content."""
+    at = i = 0
+    while at < len(view):
+        try:
+            head = view[at : at + _HEAD.size]
+            if len(head) < _HEAD.size:
+                raise UserError("it ends in the middle of a record; is the file complete?")
+            length, checksum = _HEAD.unpack(head)
+            tables.check(head[:8], checksum, "the length")
+            begin, end = at + _HEAD.size, at + _HEAD.size + length
+            if end + 4 > len(view):
+                raise UserError("it ends in the middle of a record; is the file complete?")
+        except UserError as error:
+            zipped = " (or the file is zipped: unzip it)" if view[:2] == b"\x1f\x8b" else ""
+            raise UserError(f"{path} record {i}: {error}{zipped}") from None
+        yield begin, length, int.from_bytes(view[end : end + 4], "little")
+        at, i = end + 4, i + 1
+
+
+def _address(view: memoryview) -> int:
+    """Where the bytes lie: the difference of two of these is an offset."""
+    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
+
+
+def _example(content: memoryview) -> tuple[memoryview, int, str, str]:
+    """The picture, label, class and synset in an Example."""
+    features = dict(_features(content))
+    picture = features.get("image/encoded", features.get("image"))
+    label = features.get("image/class/label", features.get("label"))
+    if not isinstance(picture, memoryview) or not isinstance(label, int):
+        missing = "image/class/label or label" if isinstance(picture, memoryview) else "image/encoded or image"
+        have = ", ".join(map(repr, sorted(features)))[:200]
+        raise UserError(f"it has no {missing} of the right type, but {have or 'nothing'}")
+    if label >= 1 << 31:  # a negative number has all of 64 bits
+        raise UserError(f"its label, {label if label < 1 << 63 else label - (1 << 64)}, is no class")
+    names = (features.get(f"image/class/{key}", 0) for key in ("text", "synset"))
+    text, synset = ("" if isinstance(value, int) else protobuf.text(value) for value in names)
+    return picture, label, text, synset
+
+
+def _features(content: memoryview) -> Iterator[tuple[str, protobuf.Value]]:
+    """Name and first value of each feature that has one of bytes or whole numbers (tensorflow/core/example)."""
+    for number, features in protobuf.fields(content):
+        for entry_number, entry in protobuf.fields(protobuf.message(features)) if number == 1 else ():
+            fields = dict(protobuf.fields(protobuf.message(entry))) if entry_number == 1 else {}
+            if 1 not in fields or 2 not in fields:
+                continue
+            for kind, values in protobuf.fields(protobuf.message(fields[2])):
+                value = dict(protobuf.fields(protobuf.message(values))).get(1)
+                if kind == 3 and value is not None:
+                    value = next(protobuf.packed(value), None)
+                if kind in (1, 3) and value is not None:
+                    yield protobuf.text(fields[1]), value
+
+
+def framed(content: bytes) -> bytes:
+    """A record with `content`, as it stands in a shard."""
+    length = struct.pack("<Q", len(content))
+    return length + _masked(length) + content + _masked(content)
+
+
+def _masked(data: bytes) -> bytes:
+    crc = tables.crc32c(memoryview(data))
+    return struct.pack("<I", (((crc >> 15 | crc << 17) & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF)
