@@ -28,6 +28,7 @@ _PARTS = {
     "test": re.compile(r"(test_batch|test)(\.bin)?"),
 }
 _META = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
+_COARSE = "coarse_label_names.txt"
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 _SIDE = 32
 _LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's largest has 155 million
@@ -46,6 +47,10 @@ def fits(place: Place) -> bool:
 def _is_set(names: tuple[str, ...]) -> bool:
     batches = [name for name in names if any(part.fullmatch(name) for part in _PARTS.values())]
     return bool(batches) and any(meta in names for meta in _META)
+
+
+def _is_wanted(name: str) -> bool:
+    return name in (*_META, _COARSE) or any(part.fullmatch(name) for part in _PARTS.values())
 
 
 def _is_archive(name: str) -> bool:
@@ -93,7 +98,7 @@ def _opener(path: str) -> _Open:
 
 
 def _all_meta(folder: str) -> list[str]:
-    return [meta for meta in (*_META, "coarse_label_names.txt") if exists(os.path.join(folder, meta))]
+    return [meta for meta in (*_META, _COARSE) if exists(os.path.join(folder, meta))]
 
 
 def _members(place: Place) -> tuple[str, dict[str, _Open]]:
@@ -116,7 +121,9 @@ def _unpacked(path: str) -> dict[str, _Open]:
     try:
         with files.opened(path) as file, tarfile.open(fileobj=file) as archive:
             for item in archive:
-                if item.isreg() and not item.issparse() and item.size <= _LARGEST:
+                if _is_wanted(os.path.basename(item.name)) and item.isreg() and not item.issparse():
+                    if item.size > _LARGEST:
+                        raise ValueError(f"{item.name!r:.99} claims {item.size:,} bytes")
                     member = archive.extractfile(item)
                     assert member
                     content = memoryview(member.read())

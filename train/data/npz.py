@@ -23,7 +23,7 @@ _PARTS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 
 
 def fits(place: Place) -> bool:
-    return place.head.startswith(b"PK") or (place.names is None and place.path.endswith(".npz"))
+    return place.head.startswith(b"PK\x03\x04") or (place.names is None and place.path.endswith(".npz"))
 
 
 def read(place: Place) -> Records:
@@ -33,6 +33,8 @@ def read(place: Place) -> Records:
         with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
             x, y = _choose(place, archive.files)
             pixels, labels = archive[x], archive[y]
+    except UserError:
+        raise
     except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: is no sound .npz of pictures and labels ({_line(error)}); is it complete?") from None
     except MemoryError:
