@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from barenets.train import data
+from barenets.train.cli import main
 from barenets.train.data import lists
 from barenets.train.data.idx import FASHION
 from barenets.weights import catalog
@@ -100,6 +101,17 @@ def test_damaged_mnist(tmp_path: Path, file: str, content: bytes, reason: str) -
     message = error_of(data.read, f"{tmp_path}:train")
     assert message.startswith(f"{damaged}: ")
     assert reason in message
+
+
+def test_the_command_says_it_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mnist(tmp_path, pictures(1), np.zeros(12, np.uint8))
+    damaged = tmp_path / "train-images-idx3-ubyte"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert main(["data", "check", f"{tmp_path}:train"]) == 2
+    assert capfd.readouterr() == (
+        "",
+        f"barenets: {damaged}: 100 bytes where its head says 256; is the file complete?\n",
+    )
 
 
 def test_mnist_without_labels(tmp_path: Path) -> None:
@@ -246,6 +258,10 @@ def test_cifar100_pickles(tmp_path: Path, text: bool) -> None:
     records = data.read(f"{tmp_path}/cifar-100-python.tar.gz:train")
     np.testing.assert_array_equal(records.pixels, images)
     assert records.class_names[7] == "fine 7"
+    lists.write(records.subset([2, 0]), f"{tmp_path}/list.txt")
+    again = data.read(f"{tmp_path}/list.txt")
+    np.testing.assert_array_equal(again.pixels, images[[2, 0]])
+    assert (again.labels.tolist(), again.paths) == ([0, 7], (records.paths[2], records.paths[0]))
     damaged = tmp_path / "cifar-100-python.tar.gz"
     damaged.write_bytes(damaged.read_bytes()[:200])
     assert error_of(data.read, f"{damaged}:train").startswith(f"{damaged}: ")

@@ -132,6 +132,9 @@ def test_imagenet_of_slim(tmp_path: Path) -> None:
     records = data.read(str(shard(tmp_path / "validation-00000-of-00128", made)))
     assert records.labels.tolist() == [134, 517, 0, 999]
     assert records.class_names == names
+    made = [slim(i + 1, i, image_class_text=names[i].encode()) for i, _ in chosen]
+    records = data.read(str(shard(tmp_path / "validation-00000-of-00128", made)))
+    assert (records.labels.tolist(), records.class_names) == ([134, 517, 0, 999], names)
     assert data.read(f"{tmp_path}/validation-00000-of-00128", names).labels.tolist() == [134, 517, 0, 999]
 
 
@@ -167,16 +170,19 @@ def test_damage_is_named_by_file_and_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it has no image/encoded or image of the right type, but nothing"),
-        (example(image_encoded=b"x"), "it has no image/class/label or label of the right type, but 'image/encoded'"),
-        (example(image_encoded=b"x", label=0.5), "it has no image/class/label or label of the right type"),
-        (example(image_encoded=b"x", label=b"cat"), "it has no image/class/label or label of the right type"),
-        (example(image_encoded=7, label=1), "it has no image/encoded or image of the right type"),
+        (b"", "it has no picture (image/encoded or image) of the right type, but nothing"),
+        (
+            example(image_encoded=b"x"),
+            "it has no label (image/class/label or label) of the right type, but 'image/encoded'",
+        ),
+        (example(image_encoded=b"x", label=0.5), "it has no label (image/class/label or label) of the right type"),
+        (example(image_encoded=b"x", label=b"cat"), "it has no label (image/class/label or label) of the right type"),
+        (example(image_encoded=7, label=1), "it has no picture (image/encoded or image) of the right type"),
         (example(image_encoded=b"", label=1), "its picture has no bytes"),
         (example(image_encoded=b"x", label=-1), "its label, -1, is no class"),
         (example(image_encoded=b"x", label=1 << 62), f"its label, {1 << 62}, is no class"),
-        (b"\xff" * 20, "it is no protobuf message, or a damaged one"),
-        (b"\x0a\x50abc", "it ends in the middle of 80 bytes"),
+        (b"\xff" * 20, "it is no tf.train.Example, or a damaged one"),
+        (b"\x0a\x50abc", "it is no tf.train.Example, or a damaged one"),
     ],
 )
 def test_records_of_another_kind(tmp_path: Path, content: bytes, reason: str) -> None:

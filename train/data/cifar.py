@@ -62,17 +62,15 @@ def read(place: Place) -> Records:
     coarse = place.words[-1:] == ("coarse",)
     words = place.words[:-1] if coarse else place.words
     plain = Place(place.source, place.path, words, place.names, place.head)
-    if place.names is None and not _is_archive(os.path.basename(place.path)):
+    archive = place.names is None and _is_archive(os.path.basename(place.path))
+    if place.names is None and not archive:
         plain.whole()
         folder, name = os.path.split(place.path)
         members: dict[str, _Open] = {meta: _opener(os.path.join(folder, meta)) for meta in _all_meta(folder)}
         batches = {name: _opener(place.path)}
     else:
         folder, members = _members(place)
-        parts = {
-            part: {name: members[name] for name in sorted(members) if pattern.fullmatch(name)}
-            for part, pattern in _PARTS.items()
-        }
+        parts = {part: _batches(members, pattern) for part, pattern in _PARTS.items()}
         batches = plain.choose({part: found for part, found in parts.items() if found})
 
     read_batches = [_batch(os.path.join(folder, name), content(), members, coarse) for name, content in batches.items()]
@@ -84,6 +82,8 @@ def read(place: Place) -> Records:
         pixels[start : start + len(rows)] = rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
         paths += numbered(os.path.join(folder, name), len(rows))
         start += len(rows)
+    if archive:  # whose members cannot be read one by one
+        paths = numbered(":".join((place.path, *words)), start)
     numbers = np.concatenate([labels for _, labels in read_batches])
     names = _names(folder, members, coarse, next(iter(batches)))
     if names is None:
@@ -91,6 +91,12 @@ def read(place: Place) -> Records:
     for i in np.flatnonzero((numbers < 0) | (numbers >= len(names)))[:1]:
         raise UserError(f"{paths[i]}: label {numbers[i]} is none of the {len(names)} classes; is the file damaged?")
     return Records(paths, numbers.astype(np.int32), names, place.source, pixels)
+
+
+def _batches(members: Mapping[str, _Open], pattern: re.Pattern[str]) -> dict[str, _Open]:
+    names = [name for name in sorted(members) if pattern.fullmatch(name)]
+    pickled = [name for name in names if not name.endswith(".bin")]  # where both forms are, they are the same pictures
+    return {name: members[name] for name in pickled or names}
 
 
 def _opener(path: str) -> _Open:
