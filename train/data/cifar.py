@@ -12,7 +12,6 @@ Pickles are read by the restricted unpickler: no code from them runs.
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -134,8 +133,11 @@ def _unpacked(path: str) -> dict[str, _Open]:
                     assert member
                     content = memoryview(member.read())
                     found[os.path.basename(item.name)] = lambda content=content: content  # type: ignore[misc]
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path}: cannot be unpacked ({error}); is it complete?") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can be any nonsense
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{path}: cannot be unpacked ({reason}); is it complete?") from None
     return found
 
 
