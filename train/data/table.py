@@ -24,8 +24,8 @@ _NAMES = "labels.txt"
 class Records:
     """Pictures and their classes, in the order of `source`; no picture has been decoded yet.
 
-    A picture is a file of its own, or a row of `pixels`, or bytes within a file: `spans`. Only `pixels` are in memory, and
-    of an unpacked idx file not even these: they are mapped. Of other pictures memory has the places.
+    A picture is a file of its own, or a row of `pixels`, or bytes within a file: `spans`. Only `pixels` are in memory,
+    and of an unpacked idx file not even these: they are mapped. Of other pictures memory has the places.
     """
 
     paths: tuple[str, ...]
