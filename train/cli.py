@@ -226,6 +226,25 @@ def _parser() -> argparse.ArgumentParser:
     packing.add_argument("--shards", type=_positive, default=1, metavar="N", help="number of files (default 1)")
     packing.add_argument("--seed", type=_seed, metavar="N", help="shuffle, by this seed (default: the order of SOURCE)")
 
+    previewing = command(
+        "preview",
+        _preview,
+        "draw pictures before and after augmentation, as a training run of the same seed would see them",
+        "  barenets data preview pictures/train --augment vgg16_preview --out preview.png\n"
+        "  barenets data preview pictures/train --augment 'RandomCrop(), Flip(), Rotate(15)' --count 1 --times 16\n\n"
+        "With --save-dir each picture is written to a file of its own, too.",
+        within=parts,
+    )
+    previewing.add_argument("source", metavar="SOURCE", help="a data set: list, folder, ...")
+    previewing.add_argument("--augment", default="standard", metavar="POLICY", help="name or steps (default standard)")
+    previewing.add_argument("--out", default="preview.png", metavar="PATH", help="default preview.png")
+    previewing.add_argument("--save-dir", metavar="DIR", help="where single files go; none if not given")
+    previewing.add_argument("--count", type=_positive, default=16, metavar="N", help="of pictures (default 16)")
+    previewing.add_argument("--times", type=_positive, default=1, metavar="N", help="epochs of each (default 1)")
+    previewing.add_argument("--size", type=_positive, default=224, metavar="N", help="side in pixels (default 224)")
+    previewing.add_argument("--epoch", type=_seed, default=0, metavar="N", help="the first epoch (default 0)")
+    previewing.add_argument("--seed", type=_seed, default=0, metavar="N", help="as of the run (default 0)")
+
     demo = command(
         "demo",
         _demo,
@@ -553,6 +572,24 @@ def _pack(arguments: argparse.Namespace) -> int:
     name = arguments.name or os.path.basename(arguments.source.rstrip("/")).rpartition(":")[2].partition(".")[0]
     for path in data.pack(records, arguments.out, name or "pictures", arguments.shards, arguments.seed):
         print(path)
+    return _DONE
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from barenets.train import data
+    from barenets.train.data import augment, preview
+
+    policy = augment.parse(arguments.augment)
+    records = data.read(arguments.source)
+    options = {name: getattr(arguments, name) for name in ("size", "seed", "epoch", "times")}
+    seen = preview.preview(records, policy, arguments.count, **options)
+    titles = [records.class_names[label] for label in records.labels[seen.records]]
+    preview.contact_sheet(seen.before, seen.after, arguments.out, titles, augment.text(policy))
+    print(arguments.out)
+    if arguments.save_dir:
+        names = [os.path.splitext(os.path.basename(records.paths[i]))[0] for i in seen.records]
+        for path in preview.save_pictures(seen.after, names, arguments.save_dir):
+            print(path)
     return _DONE
 
 

@@ -3,16 +3,61 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
+from barenets.ops.image import Preprocessing
+from barenets.train.data.augment import Policy
+from barenets.train.data.pipeline import Batches
+from barenets.train.data.records import Records
+from barenets.train.data.samplers import Shuffled
 from barenets.weights import files
 
 _INCHES, _DPI = 1.5, 150  # of a picture on the sheet; 225 pixels, so those of 224 are not enlarged
 _TITLE = 26  # characters that fit above a picture
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """Pictures before and after augmentation, uint8 [N, size, size, 3] each, and which records they are, [N]."""
+
+    before: np.ndarray
+    after: np.ndarray
+    records: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A sampler that gives the same few records in every epoch."""
+
+    records: np.ndarray
+
+    def order(self, labels: np.ndarray, epoch: int) -> np.ndarray:
+        return self.records
+
+
+def preview(
+    records: Records, policy: Policy, count: int, *, size: int = 224, seed: int = 0, epoch: int = 0, times: int = 1
+) -> Previewed:
+    """The first `count` pictures of a shuffled epoch, each as it comes in `times` epochs from `epoch` on.
+
+    They are those of a training run with the same seed. Pictures are resized to 8/7 of `size` before a crop, as
+    256 is to 224. Raises UserError that names the file for a picture that cannot be decoded.
+    """
+    chosen = _Chosen(Shuffled(seed).order(records.labels, epoch)[:count])
+    plain = Preprocessing(crop=size, resize=size * 8 // 7)
+
+    def seen(policy: Policy, epoch: int) -> np.ndarray:
+        batches = Batches(records, plain, len(chosen.records), seed=seed, sampler=chosen, policy=policy)
+        return np.concatenate([plain.pictures(batch.images).numpy() for batch in batches.epoch(epoch)])
+
+    after = np.stack([seen(policy, epoch + i) for i in range(times)], 1)  # [count, times, size, size, 3]
+    before = np.repeat(seen((), epoch), times, 0)
+    return Previewed(before, after.reshape(before.shape), np.repeat(chosen.records, times))
 
 
 def contact_sheet(
