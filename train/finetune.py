@@ -309,12 +309,8 @@ def start(settings: Settings) -> Run:
             f"run: --resume --logdir {settings.logdir}"
         )
     # A run may be taken up from another working directory.
-    places = {key: os.path.abspath(path) for key in ("train", "val") if _is_local(path := getattr(settings, key))}
+    places = {key: data.absolute(source) for key in ("train", "val") if (source := getattr(settings, key))}
     return Run(replace(settings, **places))
-
-
-def _is_local(path: str | None) -> bool:
-    return path is not None and os.path.exists(path)
 
 
 def resume(logdir: str) -> Run:

@@ -10,7 +10,12 @@ import pytest
 from PIL import Image
 
 from barenets import UserError
+from barenets.ops import Preprocessing
+from barenets.train import data
+from barenets.train.cli import main
+from barenets.train.data import augment, preview
 from barenets.train.data.preview import contact_sheet, save_pictures
+from tests.pictures import write_pictures
 
 
 def flat(*shades: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -117,3 +122,55 @@ def test_save_mistakes(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/a.jpg: cannot be written"):
         save_pictures(flat(1), ["a"], str(tmp_path / "file"))
+
+
+# barenets data preview
+
+
+def test_what_is_previewed_is_what_a_run_trains_on(tmp_path):
+    """The first pictures of a shuffled epoch, each as it comes in that epoch and the next."""
+    write_pictures(tmp_path, 4)
+    records = data.read(str(tmp_path))
+    policy = augment.parse("CentreCrop(), Affine(rotation=40, zoom=0.2), Noise(5)")
+    seen = preview.preview(records, policy, 3, size=28, seed=7, epoch=2, times=2)
+    plain = Preprocessing(crop=28, resize=32)
+    batches = data.Batches(records, plain, 3, seed=7, sampler=data.Shuffled(7), policy=policy)
+    first = next(batches.epoch(2))
+    assert seen.records.tolist() == first.indices.repeat(2).tolist()
+    np.testing.assert_array_equal(seen.after[::2], plain.pictures(first.images))
+    next_epoch = {i: image for batch in batches.epoch(3) for i, image in zip(batch.indices, batch.images, strict=True)}
+    for record, image in zip(seen.records[1::2], seen.after[1::2], strict=True):
+        np.testing.assert_array_equal(image, plain.pictures(next_epoch[record]))
+    np.testing.assert_array_equal(seen.before[::2], seen.before[1::2])
+    assert (seen.before != seen.after).any()
+
+
+def test_the_command(tmp_path, capsys):
+    write_pictures(tmp_path / "in", 2)
+    out, folder = tmp_path / "sheet.png", tmp_path / "single"
+    options = ["--augment", "Flip, Rotate(10)", "--count", "3", "--times", "2", "--size", "28"]
+    command = ["data", "preview", str(tmp_path / "in"), *options, "--out", str(out), "--save-dir", str(folder)]
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
+    with Image.open(out) as sheet:
+        assert sheet.width > 300
+    assert len(list(folder.iterdir())) == 6
+    for file in folder.iterdir():
+        with Image.open(file) as picture:
+            assert picture.size == (28, 28)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--augment", "Rotat(10)"], "there is no such step"),
+        (["--augment", "__import__('os')"], "there is no such step"),
+        (["--out", "/proc/none/x.png"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, options, message):
+    write_pictures(tmp_path, 1)
+    assert main(["data", "preview", str(tmp_path), "--out", str(tmp_path / "x.png"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

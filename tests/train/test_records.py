@@ -265,3 +265,14 @@ def test_cats_and_dogs(shared_data):
     assert train.class_names == val.class_names == ("cat", "dog")
     assert np.bincount(train.labels).tolist() == [500, 500]
     assert np.bincount(val.labels).tolist() == [200, 200]
+
+
+def test_a_source_means_the_same_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "in/cat").mkdir(parents=True)
+    (tmp_path / "in/cat/1.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert records.absolute("in") == str(tmp_path / "in")
+    assert records.absolute("in:train") == str(tmp_path / "in:train")
+    assert records.absolute("in/shard-*") == str(tmp_path / "in/shard-*")
+    for elsewhere in ("mnist:train", "gs://bucket/in", "/gone"):
+        assert records.absolute(elsewhere) == elsewhere

@@ -2,7 +2,7 @@
 
 from barenets.train.data.pack import pack
 from barenets.train.data.pipeline import Batch, Batches
-from barenets.train.data.records import Records, read, read_paths
+from barenets.train.data.records import Records, absolute, read, read_paths
 from barenets.train.data.samplers import ClassPaired, ClassWeighted, InOrder, Sampler, Shuffled
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Records",
     "Sampler",
     "Shuffled",
+    "absolute",
     "pack",
     "read",
     "read_paths",

@@ -1,5 +1,6 @@
 """Which pictures there are, and of which class: a data set of any form, read into one table."""
 
+import os
 from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from barenets.train.data import cifar, folders, idx, lists, npz, published, tabl
 from barenets.train.data.place import Place, locate
 from barenets.train.data.table import Records, agree
 
-__all__ = ["Records", "read", "read_paths"]
+__all__ = ["Records", "absolute", "read", "read_paths"]
 
 _FORMS = (tfrecords, npz, cifar, idx)
 """In this order; each says whether a place is of its form."""
@@ -45,7 +46,7 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
     """
     place = locate(source) or published.locate(source)
     if place is None:
-        if any(character in source for character in "*?["):
+        if _is_pattern(source):
             return agree(tfrecords.shards(_matches(source), source), class_names)
         raise UserError(f"{source}: no such file or folder; check the path")
     if (records := _held(place)) is not None:
@@ -60,6 +61,16 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
 def _held(place: Place) -> Records | None:
     """The pictures that the files at `place` hold; None if they are none of those that hold pictures."""
     return next((form.read(place) for form in _FORMS if form.fits(place)), None)
+
+
+def absolute(source: str) -> str:
+    """`source` as it means the same in any working directory."""
+    lies_here = locate(source) is not None or _is_pattern(source)  # or it is the name of a published set
+    return os.path.abspath(source) if lies_here and "://" not in source else source
+
+
+def _is_pattern(source: str) -> bool:
+    return any(character in source for character in "*?[")
 
 
 def read_paths(sources: Iterable[str]) -> list[str]:
