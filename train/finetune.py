@@ -309,8 +309,8 @@ def start(settings: Settings) -> Run:
             f"run: --resume --logdir {settings.logdir}"
         )
     # A run may be taken up from another working directory.
-    places = {key: data.absolute(source) for key in ("train", "val") if (source := getattr(settings, key))}
-    return Run(replace(settings, **places))
+    train, val = settings.train, settings.val
+    return Run(replace(settings, train=data.absolute(train), val=val and data.absolute(val)))
 
 
 def resume(logdir: str) -> Run:
