@@ -4,8 +4,9 @@ A matrix takes an OUTPUT pixel to the place of the input that it shows, in (x, y
 y down, both counted from the picture's centre. So of two maps, first A and then B, the matrix is A @ B.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -130,6 +131,18 @@ def flip(horizontal: Any, vertical: Any) -> tf.Tensor:
     """Left and right exchanged where `horizontal`, top and bottom where `vertical` (bool)."""
     x, y = (tf.where(tf.cast(flag, tf.bool), -1.0, 1.0) for flag in (horizontal, vertical))
     return _matrix([[x, 0, 0], [0, y, 0]])
+
+
+def composed(matrices: Iterable[tf.Tensor]) -> tf.Tensor:
+    """The product of matrices, float32 [..., 3, 3]: the first map, then the next, and so on.
+
+    Unlike `@`, which takes a lone matrix by another routine than many, it depends on nothing but each matrix.
+    """
+
+    def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([a[..., :, i : i + 1] * b[..., i : i + 1, :] for i in range(3)])
+
+    return functools.reduce(product, matrices)
 
 
 def of_each(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops import colour, crops
-from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, flip, of_each, rotation, shear, shift, zoom
+from barenets.ops.affine import FILLS, INTERPOLATIONS, affine, composed, flip, of_each, rotation, shear, shift, zoom
 from barenets.ops.image import Preprocessing
 
 Parameters = dict[str, tf.Tensor]
@@ -40,7 +40,9 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    )  # so neither nan nor inf
 
 
 def _number(low: float = -math.inf, high: float = math.inf, default: Any = dataclasses.MISSING) -> Any:
@@ -48,12 +50,11 @@ def _number(low: float = -math.inf, high: float = math.inf, default: Any = datac
     return _option(f"a number{bounds}", lambda value: _is_number(value) and low <= value <= high, default)
 
 
-def _pair(low: float, default: Any, open_end: bool = False) -> Any:
+def _positive_pair(default: Any) -> Any:
     def valid(value: Any) -> bool:
-        numbers = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
-        return numbers and (low < value[0] if open_end else low <= value[0]) and value[0] <= value[1]
+        return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
 
-    return _option(f"two numbers (LOW, HIGH), LOW {'above' if open_end else 'at least'} {low:g}", valid, default)
+    return _option("two numbers (LOW, HIGH) above 0", valid, default)
 
 
 def _around_one(default: Any = dataclasses.MISSING) -> Any:
@@ -83,7 +84,7 @@ def _shift(default: Any = dataclasses.MISSING) -> Any:
     def valid(value: Any) -> bool:
         if isinstance(value, tuple):
             return bool(value) and all(map(_is_number, value))
-        return _is_number(value) and value >= 0
+        return _is_number(value) and 0 <= value < 1e6
 
     return _option("a fraction below 1, a number of pixels, or a tuple of either", valid, default)
 
@@ -207,8 +208,8 @@ class RandomResizedCrop(Frame):
     much of it as `aspect` allows.
     """
 
-    area: tuple[float, float] = _pair(0, (0.08, 1.0), open_end=True)
-    aspect: tuple[float, float] = _pair(0, (3 / 4, 4 / 3), open_end=True)
+    area: tuple[float, float] = _positive_pair((0.08, 1.0))
+    aspect: tuple[float, float] = _positive_pair((3 / 4, 4 / 3))
 
     draws: ClassVar[int] = 22
 
@@ -292,10 +293,8 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
                     pictures = tf.raw_ops.Select(condition=drawn[name], x=mirrored, y=pictures)
         return pictures
     height, width = tf.shape(pictures)[1], tf.shape(pictures)[2]
-    whole, *others = (step.matrix(drawn, height, width) for step, drawn in steps)
-    for matrix in others:
-        whole = whole @ matrix
-    return tf.ensure_shape(affine(pictures, whole, **filling), pictures.shape)
+    matrices = composed(step.matrix(drawn, height, width) for step, drawn in steps)
+    return tf.ensure_shape(affine(pictures, matrices, **filling), pictures.shape)
 
 
 def _fill(default: str = "nearest") -> Any:
@@ -374,9 +373,12 @@ class Shift(Geometric):
     def _drawn(u: tf.Tensor, option: float | tuple[float, ...]) -> tf.Tensor:
         if isinstance(option, float):
             return _uniform(u, -option, option)
-        values = option if isinstance(option, tuple) else range(max(option, 1))
-        signed = [float(sign * value) for value in values for sign in (1, -1)]
-        return tf.gather(tf.constant(signed), _choose(u, len(signed)))
+        among = len(option) if isinstance(option, tuple) else max(option, 1)
+        index = _choose(u, 2 * among)
+        value = tf.cast(index // 2, tf.float32)
+        if isinstance(option, tuple):
+            value = tf.gather(tf.constant(option, tf.float32), index // 2)
+        return value * (1 - 2 * tf.cast(index % 2, tf.float32))
 
     @staticmethod
     def _pixels(drawn: tf.Tensor, option: float | tuple[float, ...], side: tf.Tensor) -> tf.Tensor:
@@ -468,10 +470,7 @@ class Affine(Geometric):
             prefix = f"{type(step).__name__}."
             own = {key.removeprefix(prefix): v for key, v in parameters.items() if key.startswith(prefix)}
             matrices.append(step.matrix(own, height, width))
-        whole, *others = matrices
-        for matrix in others:
-            whole = whole @ matrix
-        return whole
+        return composed(matrices)
 
 
 # Colour
@@ -611,7 +610,8 @@ class PasteZoom(Blend):
 
     def apply(self, pictures: tf.Tensor, others: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:
         factor = parameters["factor"]
-        zoomed = affine(pictures, zoom(1 / factor, 1 / factor), fill="nearest")
+        closer = of_each(tf.math.reciprocal, factor)
+        zoomed = affine(pictures, zoom(closer, closer), fill="nearest")
         rows, columns, area = _middles(pictures)
         edge = factor[:, None, None, None] * tf.cast(area, tf.float32)  # pixels whose middle the shrunk picture covers
         covered = [tf.cast(tf.abs(middles - area), tf.float32) <= edge for middles in (rows, columns)]
