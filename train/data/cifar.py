@@ -12,7 +12,6 @@ Pickles are read by the restricted unpickler: no code from them runs.
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ _PARTS = {
     "test": re.compile(r"(test_batch|test)(\.bin)?"),
 }
 _META = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
+_COARSE = "coarse_label_names.txt"
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 _SIDE = 32
 _LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's largest has 155 million
@@ -48,6 +48,10 @@ def _is_set(names: tuple[str, ...]) -> bool:
     return bool(batches) and any(meta in names for meta in _META)
 
 
+def _is_wanted(name: str) -> bool:
+    return name in (*_META, _COARSE) or any(part.fullmatch(name) for part in _PARTS.values())
+
+
 def _is_archive(name: str) -> bool:
     return bool(re.fullmatch(r"cifar-100?-(python|binary)\.tar(\.gz)?", name))
 
@@ -57,17 +61,15 @@ def read(place: Place) -> Records:
     coarse = place.words[-1:] == ("coarse",)
     words = place.words[:-1] if coarse else place.words
     plain = Place(place.source, place.path, words, place.names, place.head)
-    if place.names is None and not _is_archive(os.path.basename(place.path)):
+    archive = place.names is None and _is_archive(os.path.basename(place.path))
+    if place.names is None and not archive:
         plain.whole()
         folder, name = os.path.split(place.path)
         members: dict[str, _Open] = {meta: _opener(os.path.join(folder, meta)) for meta in _all_meta(folder)}
         batches = {name: _opener(place.path)}
     else:
         folder, members = _members(place)
-        parts = {
-            part: {name: members[name] for name in sorted(members) if pattern.fullmatch(name)}
-            for part, pattern in _PARTS.items()
-        }
+        parts = {part: _batches(members, pattern) for part, pattern in _PARTS.items()}
         batches = plain.choose({part: found for part, found in parts.items() if found})
 
     read_batches = [_batch(os.path.join(folder, name), content(), members, coarse) for name, content in batches.items()]
@@ -79,6 +81,8 @@ def read(place: Place) -> Records:
         pixels[start : start + len(rows)] = rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
         paths += numbered(os.path.join(folder, name), len(rows))
         start += len(rows)
+    if archive:  # whose members cannot be read one by one
+        paths = numbered(":".join((place.path, *words)), start)
     numbers = np.concatenate([labels for _, labels in read_batches])
     names = _names(folder, members, coarse, next(iter(batches)))
     if names is None:
@@ -88,12 +92,18 @@ def read(place: Place) -> Records:
     return Records(paths, numbers.astype(np.int32), names, place.source, pixels)
 
 
+def _batches(members: Mapping[str, _Open], pattern: re.Pattern[str]) -> dict[str, _Open]:
+    names = [name for name in sorted(members) if pattern.fullmatch(name)]
+    pickled = [name for name in names if not name.endswith(".bin")]  # where both forms are, they are the same pictures
+    return {name: members[name] for name in pickled or names}
+
+
 def _opener(path: str) -> _Open:
     return lambda: files.view(path)
 
 
 def _all_meta(folder: str) -> list[str]:
-    return [meta for meta in (*_META, "coarse_label_names.txt") if exists(os.path.join(folder, meta))]
+    return [meta for meta in (*_META, _COARSE) if exists(os.path.join(folder, meta))]
 
 
 def _members(place: Place) -> tuple[str, dict[str, _Open]]:
@@ -116,13 +126,18 @@ def _unpacked(path: str) -> dict[str, _Open]:
     try:
         with files.opened(path) as file, tarfile.open(fileobj=file) as archive:
             for item in archive:
-                if item.isreg() and not item.issparse() and item.size <= _LARGEST:
+                if _is_wanted(os.path.basename(item.name)) and item.isreg() and not item.issparse():
+                    if item.size > _LARGEST:
+                        raise ValueError(f"{item.name!r:.99} claims {item.size:,} bytes")
                     member = archive.extractfile(item)
                     assert member
                     content = memoryview(member.read())
                     found[os.path.basename(item.name)] = lambda content=content: content  # type: ignore[misc]
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path}: cannot be unpacked ({error}); is it complete?") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can be any nonsense
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{path}: cannot be unpacked ({reason}); is it complete?") from None
     return found
 
 

@@ -12,7 +12,7 @@ from barenets.train.data.place import Place, is_hidden
 from barenets.train.data.table import Records, agree, classes
 
 # Anything else may be a picture, whatever its extension; that is for the decoder to say.
-_OTHER_NAME = re.compile(r".*\.(txt|csv|tsv|json|md|xml|html|ya?ml|ini|log|db)", re.IGNORECASE)
+OTHER_NAME = re.compile(r".*\.(txt|csv|tsv|json|md|xml|html|ya?ml|ini|log|db)", re.IGNORECASE)
 _SYNSET = re.compile(r"(n\d{8})[_.].*")
 
 
@@ -27,7 +27,7 @@ def read(place: Place, class_names: Sequence[str] | None) -> Records:
         paths, labels = zip(*found, strict=True)
         own = Records(paths, np.array(labels, np.int32), tuple(folders), place.source)
         return agree(own, class_names, lambda i: place.child(own.class_names[own.labels[i]]))
-    files = [name for name in place.names if name not in folders and not _OTHER_NAME.fullmatch(name)]
+    files = [name for name in place.names if name not in folders and not OTHER_NAME.fullmatch(name)]
     if files and all(map(synset, files)):
         paths = tuple(map(place.child, files))
         own = Records(paths, *classes([synset(name) or "" for name in files], paths.__getitem__), place.source)
@@ -46,5 +46,5 @@ def pictures(folder: str) -> Iterator[str]:
     for parent, folders, files in tf.io.gfile.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))  # in place: walk reads it next
         for name in sorted(files):
-            if not is_hidden(name) and not _OTHER_NAME.fullmatch(name):
+            if not is_hidden(name) and not OTHER_NAME.fullmatch(name):
                 yield os.path.join(parent, name)

@@ -65,7 +65,7 @@ def _labels_beside(path: str) -> str:
     plain = name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     if plain == name.removesuffix(".gz"):
         raise UserError(f"{path}: is not called as a file of pictures is (...-images-idx3-ubyte); name that one")
-    for candidate in (plain, f"{plain}.gz"):
+    for candidate in (f"{plain}.gz", plain) if name.endswith(".gz") else (plain, f"{plain}.gz"):
         labels = os.path.join(folder, candidate)
         if exists(labels):
             return labels

@@ -24,10 +24,10 @@ _NUMBER = re.compile(r"[0-9]+")
 _WITHIN = re.compile(r"(.+)#([0-9]{1,18})")
 
 
-def read(place: Place, class_names: Sequence[str] | None, read_file: Callable[[str], Records]) -> Records:
+def read(place: Place, class_names: Sequence[str] | None, held: Callable[[Place], Records | None]) -> Records:
     """The pictures of the list at `place`, with the classes of a run if these are given.
 
-    `read_file` reads a file of many pictures.
+    `held` reads a file that holds pictures, for those that are FILE#INDEX.
     """
     place.whole()
     source = place.path
@@ -44,7 +44,7 @@ def read(place: Place, class_names: Sequence[str] | None, read_file: Callable[[s
         if class_names is None and names == tuple(map(str, range(len(names)))):
             names = _folder_names(paths, indices, names)
         own = Records(paths, indices, names, place.source)
-    return agree(_within(own, where, read_file), class_names, where)
+    return agree(_within(own, where, held), class_names, where)
 
 
 def write(records: Records, path: str) -> None:
@@ -116,7 +116,7 @@ def _folder_names(paths: Sequence[str], labels: np.ndarray, numbers: tuple[str, 
     return numbers
 
 
-def _within(own: Records, where: Callable[[int], str], read_file: Callable[[str], Records]) -> Records:
+def _within(own: Records, where: Callable[[int], str], held: Callable[[Place], Records | None]) -> Records:
     """`own`, with the pictures that are FILE#INDEX taken out of their files."""
     matches = [_WITHIN.fullmatch(path) for path in own.paths]
     members: dict[str, list[int]] = {}
@@ -124,33 +124,33 @@ def _within(own: Records, where: Callable[[int], str], read_file: Callable[[str]
         if match:
             members.setdefault(match[1], []).append(i)
     # A picture of its own may have such a name, too.
-    members = {file: records for file, records in members.items() if not exists(own.paths[records[0]]) and locate(file)}
-    if not members:
+    places = {file: locate(file) for file, records in members.items() if not exists(own.paths[records[0]])}
+    if not any(places.values()):
         return own
-    inside = {i for records in members.values() for i in records}
-    if len(inside) < len(own):
-        outside = next(i for i in range(len(own)) if i not in inside)
-        raise UserError(f"{where(outside)}: is no FILE#INDEX, as other lines are; make a list of each kind")
+    inside = {i for file in places for i in members[file] if places[file]}
+    for i in range(len(own)):
+        if i not in inside:
+            raise UserError(f"{where(i)}: is no FILE#INDEX, as other lines are; make a list of each kind")
     paths: list[str] = list(own.paths)
     pixels = spans = None
-    for file, records in members.items():
-        held = read_file(file)
-        indices = [int(_WITHIN.fullmatch(own.paths[i])[2]) for i in records]  # type: ignore[index]
-        for i, index in zip(records, indices, strict=True):
-            if index >= len(held):
-                raise UserError(f"{where(i)}: {file} has {len(held):,} pictures; count them from 0")
-            paths[i] = held.paths[index]
-        if held.pixels is not None:
-            if pixels is None:
-                pixels = np.empty((len(own), *held.pixels.shape[1:]), np.uint8)
-            if pixels.shape[1:] != held.pixels.shape[1:]:
-                raise UserError(f"{where(records[0])}: has pictures of another size than those before; make two lists")
-            pixels[records] = held.pixels[indices]
-        elif held.spans is not None:
+    for file, lines in members.items():
+        place = places[file]
+        source = held(place) if place else None
+        if source is None:
+            raise UserError(f"{where(lines[0])}: {file} is no file of many pictures")
+        indices = [int(own.paths[i].rpartition("#")[2]) for i in lines]
+        for i, index in zip(lines, indices, strict=True):
+            if index >= len(source):
+                raise UserError(f"{where(i)}: {file} has {len(source):,} pictures; count them from 0")
+            paths[i] = source.paths[index]
+        if source.pixels is not None:
+            pixels = np.empty((len(own), *source.pixels.shape[1:]), np.uint8) if pixels is None else pixels
+            if pixels.shape[1:] != source.pixels.shape[1:]:
+                raise UserError(f"{where(lines[0])}: has pictures of another size than those before; make two lists")
+            pixels[lines] = source.pixels[indices]
+        if source.spans is not None:
             spans = np.empty((len(own), 2), np.int64) if spans is None else spans
-            spans[records] = held.spans[indices]
-        else:
-            raise UserError(f"{where(records[0])}: {file} is no file of many pictures")
+            spans[lines] = source.spans[indices]
     if pixels is not None and spans is not None:
         raise UserError(f"{own.source}: has decoded pictures and shards of encoded ones; make a list of each kind")
     return replace(own, paths=tuple(paths), pixels=pixels, spans=spans)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.train.data import cifar, folders, idx, lists, npz, published, tables, tfrecords
-from barenets.train.data.place import locate
+from barenets.train.data.place import Place, locate
 from barenets.train.data.table import Records, agree
 
 __all__ = ["Records", "read", "read_paths"]
@@ -48,14 +48,18 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
         if any(character in source for character in "*?["):
             return agree(tfrecords.shards(_matches(source), source), class_names)
         raise UserError(f"{source}: no such file or folder; check the path")
-    for form in _FORMS:
-        if form.fits(place):
-            return agree(form.read(place), class_names)
+    if (records := _held(place)) is not None:
+        return agree(records, class_names)
     if place.names is not None:
         return folders.read(place, class_names)
     if tables.fits(place):
         return tables.read(place, class_names)
-    return lists.read(place, class_names, read)
+    return lists.read(place, class_names, _held)
+
+
+def _held(place: Place) -> Records | None:
+    """The pictures that the files at `place` hold; None if they are none of those that hold pictures."""
+    return next((form.read(place) for form in _FORMS if form.fits(place)), None)
 
 
 def read_paths(sources: Iterable[str]) -> list[str]:
@@ -84,7 +88,7 @@ def _is_folder(source: str) -> bool:
 
 def _matches(pattern: str) -> list[str]:
     try:
-        found = sorted(tf.io.gfile.glob(pattern))
+        found = [path for path in sorted(tf.io.gfile.glob(pattern)) if not folders.OTHER_NAME.fullmatch(path)]
     except tf.errors.OpError as error:
         raise UserError(f"{pattern}: {error.message}; check the path") from error
     if not found:

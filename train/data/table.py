@@ -14,6 +14,7 @@ from barenets import UserError
 from barenets.weights import catalog, files
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
+_SYNSET = re.compile(r"n[0-9]{8}")
 # A number beyond this is an identifier or a date, not a class.
 _MOST_CLASSES = 100_000
 _NAMES = "labels.txt"
@@ -23,7 +24,8 @@ _NAMES = "labels.txt"
 class Records:
     """Pictures and their classes, in the order of `source`; no picture has been decoded yet.
 
-    A picture is a file of its own, or a row of `pixels`, or bytes within a file: `spans`.
+    A picture is a file of its own, or a row of `pixels`, or bytes within a file: `spans`. Only `pixels` are in memory,
+    and of an unpacked idx file not even these: they are mapped. Of other pictures memory has the places.
     """
 
     paths: tuple[str, ...]
@@ -154,7 +156,7 @@ def agree(own: Records, class_names: Sequence[str] | None, where: Where | None =
     numbers = all(map(_NUMBER.fullmatch, names)) and not set(names) <= set(wanted)
     if numbers and not all(map(_NUMBER.fullmatch, wanted)):
         index = {name: int(name) for name in names if int(name) < len(wanted)}
-    elif wanted == catalog.imagenet_classes() and set(names) <= set(catalog.imagenet_synsets()):
+    elif wanted == catalog.imagenet_classes() and all(map(_SYNSET.fullmatch, names)):
         index = {synset: i for i, synset in enumerate(catalog.imagenet_synsets())}
         numbers = False
     else:

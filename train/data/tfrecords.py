@@ -7,24 +7,27 @@
     image/class/text            the name of the class, where there is one
     image/class/synset          of ImageNet
 
-Nothing is copied: of each record the table keeps where the picture's bytes lie. Both checksums are compared.
+Of each record the table keeps where the picture's bytes lie, and nothing else. Both checksums are compared.
 """
 
 import bisect
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from barenets import UserError
 from barenets.train.data.place import Place
 from barenets.train.data.table import Records, Where, closed, names_beside, with_names
-from barenets.weights import catalog, files, protobuf, tables
+from barenets.weights import catalog, files, tables
 
 _SHARD = re.compile(r"(.*?)(?:\.tfrecords?)?[-_.]?(\d{5})-of-(\d{5})(\.tfrecords?)?")
 _FILE = re.compile(r"(.*)\.tfrecords?")
@@ -115,9 +118,12 @@ def _watched(paths: Sequence[str]) -> Iterator[str]:
 
 def _classed(own: Records, texts: list[str], synsets: list[str], where: Where) -> Records:
     """Names for the numbers: ImageNet's, those of a file beside, those in the records, or the numbers themselves."""
-    known = dict(zip(catalog.imagenet_synsets(), range(1000), strict=True))
     shifted = own.labels - 1  # slim's ImageNet has the background in front
-    if all(known.get(synset) == label for synset, label in zip(synsets, shifted.tolist(), strict=True)):
+    known = [*zip(catalog.imagenet_synsets(), catalog.imagenet_classes(), strict=True)]
+    rows = zip(shifted.tolist(), synsets, texts, strict=True)
+    if all(
+        0 <= label < 1000 and (synset == known[label][0] or text == known[label][1]) for label, synset, text in rows
+    ):
         return with_names(replace(own, labels=shifted), catalog.imagenet_classes(), where)
     names = names_beside(own.paths[0])
     if names and names[0] == "background" and own.labels.min() > 0:
@@ -152,17 +158,13 @@ def numbered(records: Records) -> list[str]:
 
 def _examples(path: str) -> Iterator[_Example]:
     view = files.view(path)
-    start = _address(view)
     for i, (offset, length, checksum) in enumerate(_frames(path, view)):
         content = view[offset : offset + length]
         try:
             tables.check(content, checksum, "the content")
-            picture, label, text, synset = _example(content)
-            if not len(picture):
-                raise UserError("its picture has no bytes")
+            yield _example(bytes(content), offset)
         except UserError as error:
             raise UserError(f"{path} record {i}: {error}; get the file again, or leave it out") from None
-        yield _Example((_address(picture) - start, len(picture)), label, text, synset)
 
 
 def _frames(path: str, view: memoryview) -> Iterator[tuple[int, int, int]]:
@@ -185,40 +187,32 @@ def _frames(path: str, view: memoryview) -> Iterator[tuple[int, int, int]]:
         at, i = end + 4, i + 1
 
 
-def _address(view: memoryview) -> int:
-    """Where the bytes lie: the difference of two of these is an offset."""
-    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
+def _example(content: bytes, offset: int) -> _Example:
+    """What there is in an Example that stands at `offset`."""
+    try:
+        features = tf.train.Example.FromString(content).features.feature
+    except DecodeError:
+        raise UserError("it is no tf.train.Example, or a damaged one") from None
 
+    def first(kind: str, *names: str) -> Any:
+        lists = (getattr(features[name], kind).value for name in names if name in features)
+        return next((values[0] for values in lists if values), None)
 
-def _example(content: memoryview) -> tuple[memoryview, int, str, str]:
-    """The picture, label, class and synset in an Example."""
-    features = dict(_features(content))
-    picture = features.get("image/encoded", features.get("image"))
-    label = features.get("image/class/label", features.get("label"))
-    if not isinstance(picture, memoryview) or not isinstance(label, int):
-        missing = "image/class/label or label" if isinstance(picture, memoryview) else "image/encoded or image"
+    picture = first("bytes_list", "image/encoded", "image")
+    label = first("int64_list", "image/class/label", "label")
+    if picture is None or label is None:
+        missing = "picture (image/encoded or image)" if picture is None else "label (image/class/label or label)"
         have = ", ".join(map(repr, sorted(features)))[:200]
         raise UserError(f"it has no {missing} of the right type, but {have or 'nothing'}")
-    if label >= 1 << 31:  # a negative number has all of 64 bits
-        raise UserError(f"its label, {label if label < 1 << 63 else label - (1 << 64)}, is no class")
-    names = (features.get(f"image/class/{key}", 0) for key in ("text", "synset"))
-    text, synset = ("" if isinstance(value, int) else protobuf.text(value) for value in names)
-    return picture, label, text, synset
-
-
-def _features(content: memoryview) -> Iterator[tuple[str, protobuf.Value]]:
-    """Name and first value of each feature that has one of bytes or whole numbers (tensorflow/core/example)."""
-    for number, features in protobuf.fields(content):
-        for entry_number, entry in protobuf.fields(protobuf.message(features)) if number == 1 else ():
-            fields = dict(protobuf.fields(protobuf.message(entry))) if entry_number == 1 else {}
-            if 1 not in fields or 2 not in fields:
-                continue
-            for kind, values in protobuf.fields(protobuf.message(fields[2])):
-                value = dict(protobuf.fields(protobuf.message(values))).get(1)
-                if kind == 3 and value is not None:
-                    value = next(protobuf.packed(value), None)
-                if kind in (1, 3) and value is not None:
-                    yield protobuf.text(fields[1]), value
+    if not picture:
+        raise UserError("its picture has no bytes")
+    if not 0 <= label < 1 << 31:
+        raise UserError(f"its label, {label}, is no class")
+    text, synset = (first("bytes_list", f"image/class/{key}") or b"" for key in ("text", "synset"))
+    # The parser does not tell where the bytes lay; wherever they are found, they are the picture's.
+    place = offset + content.index(picture), len(picture)
+    # Interned: a million records have a thousand names.
+    return _Example(place, label, *(sys.intern(name.decode("utf-8", "backslashreplace")) for name in (text, synset)))
 
 
 def framed(content: bytes) -> bytes:
