@@ -67,6 +67,8 @@ class Preprocessing:
             return window()
         # Four pixels for each are sampled at twice the speed by the op that makes the whole picture; but of a
         # picture of 1 × 30,000 the whole would be gigabytes.
+        if not self.keep_aspect:
+            return self.crop_at(self.resized(image), offset)
         excess = tf.reduce_max(sides) > 8 * self.resize
         return tf.cond(excess, window, lambda: self.crop_at(self.resized(image), offset))
 

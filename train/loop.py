@@ -55,7 +55,7 @@ class Trainer:
             return tf.function(partial(self._step, watch=watch), input_signature=signature, autograph=False)
 
         kinds = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.float32)
-        self._steps = {(spec.dtype, watch): compiled(spec, watch) for spec in kinds for watch in (False, True)}
+        self._steps, self._soft_steps = ({watch: compiled(kind, watch) for watch in (False, True)} for kind in kinds)
 
     def step(
         self, images: tf.Tensor, labels: tf.Tensor, step: int, learning_rate: float, *, watch: bool = False
@@ -67,10 +67,10 @@ class Trainer:
         With `watch`, histograms and sizes of the very gradients that are applied come with the result.
         """
         labels = tf.convert_to_tensor(labels)
-        run = self._steps.get((labels.dtype, watch))
-        if run is None:
+        steps = {tf.int32: self._steps, tf.float32: self._soft_steps}.get(labels.dtype)
+        if steps is None:
             raise TypeError(f"labels are int32 or float32, got {labels.dtype.name}")
-        return run(images, labels, tf.constant(step, tf.int32), tf.constant(learning_rate, tf.float32))
+        return steps[watch](images, labels, tf.constant(step, tf.int32), tf.constant(learning_rate, tf.float32))
 
     def _step(
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, learning_rate: tf.Tensor, *, watch: bool

@@ -65,10 +65,10 @@ def events(logdir: Path) -> dict[str, set[str]]:
 
 
 def test_learns_and_writes_everything_down(folder, tmp_path):
-    run, result = trained(folder, tmp_path, epochs=12)
+    run, result = trained(folder, tmp_path, epochs=20)
     assert result.before.top1 < 0.8 < 0.95 <= result.after.top1
     assert result.best["top1"] >= result.after.top1
-    assert list(result.history) == list(range(12 * 6))
+    assert list(result.history) == list(range(20 * 6))
     tags = events(tmp_path)
     names = list(named_variables(run.net))
     assert tags["histograms"] == {f"{kind}/{name}" for kind in ("gradients", "variables") for name in names}

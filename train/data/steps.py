@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -282,7 +283,11 @@ def warped(steps: Sequence[tuple[Geometric, Parameters]], pictures: tf.Tensor) -
     if filling is None:  # flips only: pixels are moved
         for step, drawn in steps:
             for name, axis in (("horizontal", 2), ("vertical", 1)):
-                if getattr(step, name):
+                if getattr(step, name) and pictures.shape[0] == 1:  # as in the pipeline: half of the time no work
+                    pictures = tf.cond(
+                        drawn[name][0], partial(tf.reverse, pictures, [axis]), partial(tf.identity, pictures)
+                    )
+                elif getattr(step, name):
                     # The first Select takes whole pictures, where tf.where would look at each value.
                     mirrored = tf.reverse(pictures, [axis])
                     pictures = tf.raw_ops.Select(condition=drawn[name], x=mirrored, y=pictures)
