@@ -229,10 +229,12 @@ def _parser() -> argparse.ArgumentParser:
     previewing = command(
         "preview",
         _preview,
-        "draw pictures before and after augmentation, as a training run of the same seed would see them",
+        "draw pictures before and after augmentation",
         "  barenets data preview pictures/train --augment vgg16_preview --out preview.png\n"
         "  barenets data preview pictures/train --augment 'RandomCrop(), Flip(), Rotate(15)' --count 1 --times 16\n\n"
-        "With --save-dir each picture is written to a file of its own, too.",
+        "With --save-dir each picture is written to a file of its own, too. Pictures, and the numbers drawn for each,\n"
+        "are those of a run with the same --seed and --sampler shuffled. The frame is SIZE of 8/7 SIZE pixels, 224 of\n"
+        "256, whatever that run's weights want.",
         within=parts,
     )
     previewing.add_argument("source", metavar="SOURCE", help="a data set: list, folder, ...")
@@ -329,7 +331,7 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
     )
     option(data, "--no-augment", "the same as --augment none", action="store_const", const="none", dest="augment")
-    option(data, "--sampler", "shuffled, weighted (each class as often) or paired:K (default shuffled)", metavar="S")
+    option(data, "--sampler", "shuffled (default), weighted (each class as often) or paired:K (K classes, two of each)", metavar="S")
 
     net = parser.add_argument_group("the network")
     option(
@@ -584,12 +586,14 @@ def _preview(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("size", "seed", "epoch", "times")}
     seen = preview.preview(records, policy, arguments.count, **options)
     titles = [records.class_names[label] for label in records.labels[seen.records]]
-    preview.contact_sheet(seen.before, seen.after, arguments.out, titles, augment.text(policy))
-    print(arguments.out)
     if arguments.save_dir:
-        names = [os.path.splitext(os.path.basename(records.paths[i]))[0] for i in seen.records]
+        names = [os.path.basename(records.paths[i]) for i in seen.records]
+        if records.pixels is None:  # whose names, x.npz:train#5, have no extension
+            names = [os.path.splitext(name)[0] for name in names]
         for path in preview.save_pictures(seen.after, names, arguments.save_dir):
             print(path)
+    preview.contact_sheet(seen.before, seen.after, arguments.out, titles, augment.text(policy))
+    print(arguments.out)
     return _DONE
 
 
