@@ -295,6 +295,12 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
 def _picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default 32")
     parser.add_argument(
+        "--ten-crop",
+        action="store_true",
+        help="average over ten crops of each picture, as AlexNet's paper does: corners, middle, mirror images; "
+        "--batch-size then counts crops",
+    )
+    parser.add_argument(
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
@@ -331,7 +337,13 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
     )
     option(data, "--no-augment", "the same as --augment none", action="store_const", const="none", dest="augment")
-    option(data, "--sampler", "shuffled (default), weighted (each class as often) or paired:K (K classes, two of each)", metavar="S")
+    option(
+        data,
+        "--sampler",
+        "shuffled, weighted (each class as often), or paired:K: K classes a step and two pictures of each, so that "
+        "--batch-size is a multiple of 2K (default shuffled)",
+        metavar="S",
+    )
 
     net = parser.add_argument_group("the network")
     option(
@@ -461,6 +473,17 @@ def _model(arguments: argparse.Namespace) -> Any:
     return model.from_weights(arguments.weights, arguments.net, arguments.variant, arguments.num_classes)
 
 
+def _to_judge(arguments: argparse.Namespace, model: Any, records: Any) -> tuple[Any, Any]:
+    """The network and the batches that _picture_options ask for."""
+    from barenets.train import data
+    from barenets.train.evaluate import TenCropped
+
+    ten = arguments.ten_crop
+    size = -(-arguments.batch_size // 10) if ten else arguments.batch_size  # the network sees about as many pieces
+    batches = data.Batches(records, model.preprocessing, size, ten_crop=ten, on_error=arguments.on_error)
+    return TenCropped(model.net) if ten else model.net, batches
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from barenets.train import data
     from barenets.train.evaluate import evaluate
@@ -471,9 +494,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if source is None:
         raise UserError("name the labelled pictures to evaluate on: --data LIST_OR_FOLDER")
     records = data.read(source, model.class_names)
-    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    net, batches = _to_judge(arguments, model, records)
     with Progress(quiet=arguments.json).pictures("evaluate", len(records)) as advance:
-        result = evaluate(model.net, batches, advance)
+        result = evaluate(net, batches, advance)
     print(json.dumps(result.to_json()) if arguments.json else result)
     return _DONE
 
@@ -488,9 +511,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     paths = tuple(data.read_paths(listed))
     model = _model(arguments)
     records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
-    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    net, batches = _to_judge(arguments, model, records)
     predictions = []
-    for prediction in predict(model.net, batches, model.class_names, arguments.top):
+    for prediction in predict(net, batches, model.class_names, arguments.top):
         likely = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if arguments.json:
             classes = [{"class": name, "probability": share} for name, share in likely]

@@ -214,6 +214,9 @@ def test_everything_after_training_needs_only_the_folder(folder, tmp_path, capsy
 
     status, out, _ = call(capsys, "predict", "--checkpoint", tmp_path, "--images", folder / "val", "--top", 1)
     assert out.count("%") == 20
+    for command in (["predict", "--images", picture], ["evaluate"]):
+        status, ten, _ = call(capsys, *command, "--checkpoint", tmp_path, "--ten-crop")
+        assert (status, ten == call(capsys, *command, "--checkpoint", tmp_path)[1]) == (0, False)
 
     status, out, _ = call(capsys, "evaluate", "--checkpoint", tmp_path)
     assert "confusion" in out

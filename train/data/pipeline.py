@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,13 +26,15 @@ from barenets.train.data.steps import Blend, CentreCrop, Frame
 
 MOST_PIXELS = 100_000_000
 """What a picture may claim to have: three bytes of memory for each would be taken before it is found to lie."""
+MOST_ASPECT = 1000
+"""How many times longer than the other a side may be: resizing makes rows, and of slivers these would be gigabytes."""
 _MOST_COPIED = 64_000_000
 """Bytes of pixels that TensorFlow gets a copy of: rows of MNIST come half as fast from NumPy."""
 
 
 class Batch(NamedTuple):
     images: tf.Tensor
-    """float32 [N, crop, crop, 3], as the network takes them."""
+    """float32 [N, crop, crop, 3], as the network takes them; [N, 10, crop, crop, 3] of ten crops."""
     labels: tf.Tensor
     """int32 [N]; or float32 [N, classes], the share of each class, if the policy mixes labels."""
     indices: np.ndarray
@@ -58,6 +60,8 @@ class Batches:
     """In which order, and how often, the records come."""
     policy: Policy = ()
     """What is done to each picture, see `augment`."""
+    ten_crop: bool = False
+    """Ten pieces of each picture, `Preprocessing.ten_crops`, in place of its middle; without a policy."""
     on_error: str = "stop"
     """What to do about a picture that cannot be decoded: "stop" names it, "skip" leaves it out and lists it."""
     workers: int | None = None
@@ -66,6 +70,8 @@ class Batches:
     """Path -> reason, of the pictures that were left out so far."""
 
     def __post_init__(self) -> None:
+        if self.ten_crop and self.policy:
+            raise ValueError("pictures are either augmented or shown in ten crops")
         policy = augment.checked(self.policy)
         self.policy = policy if policy and isinstance(policy[0], Frame) else (CentreCrop(), *policy)
 
@@ -127,8 +133,7 @@ class Batches:
         self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
     ) -> tf.data.Dataset:
         places = np.arange(len(order), dtype=np.int32)
-        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
-        seeds = np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
+        seeds = self._seeds(order, times, epoch)
         dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, seeds, partners)))
         dataset = dataset.map(self._load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
@@ -136,6 +141,11 @@ class Batches:
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
         return dataset.batch(self.batch_size).prefetch(2).with_options(options)
+
+    def _seeds(self, order: np.ndarray, times: np.ndarray, epoch: int) -> np.ndarray:
+        """int64 [len(order), 2], what `uniform` draws each picture's numbers from."""
+        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
+        return np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
 
     @cached_property
     def _load(self) -> Callable[..., tuple[tf.Tensor, ...]]:
@@ -154,9 +164,12 @@ class Batches:
         # convert and takes a second to look for it.
         @partial(tf.function, autograph=False)
         def load(place: tf.Tensor, index: tf.Tensor, seed: tf.Tensor, partners: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            if self.ten_crop:
+                pieces = self.preprocessing.ten_crops(picture(index))
+                return self.preprocessing.normalized(pieces), tf.gather(labels, index), index, place
             # The last of the numbers frame the second pictures.
             numbers = [draws] + [frame.draws] * len(blends)
-            u, *own = tf.split(tf.random.stateless_uniform([sum(numbers)], seed, alg="philox"), numbers)
+            u, *own = tf.split(uniform(sum(numbers), seed), numbers)
             image = framed(index, u[: frame.draws])
             others = []
             for i, (blend, columns) in enumerate(blends):
@@ -176,8 +189,8 @@ class Batches:
         """What gives the decoded picture, uint8 [H, W, 3], of a record's index."""
         records = self.records
         if records.pixels is not None:
-            row = _rows(records.pixels)
-            return lambda index: tf.repeat(row(index), 3 // records.pixels.shape[3], 2)
+            row, times = _rows(records.pixels), 3 // records.pixels.shape[3]
+            return lambda index: tf.repeat(row(index), times, 2)
         if records.spans is None:
             paths = tf.constant(records.paths)
             return lambda index: decode(tf.io.read_file(tf.gather(paths, index)))
@@ -232,6 +245,11 @@ def _rows(pixels: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return row
 
 
+def uniform(count: int, seed: tf.Tensor) -> tf.Tensor:
+    """float32 [count] in [0, 1), the numbers that a picture's steps draw, of its seed, int64 [2]."""
+    return tf.random.stateless_uniform([count], seed, alg="philox")
+
+
 def occurrences(order: np.ndarray) -> np.ndarray:
     """int32, how often each entry of `order` came before: 0 everywhere if none repeats."""
     sorting = np.argsort(order, kind="stable")
@@ -257,7 +275,8 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 
     Grey and CMYK become RGB, 16 bits become their upper 8, alpha is left out. As TensorFlow does, it takes the pixels
     as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,
-    for a picture that is cut short, and for one that claims more than MOST_PIXELS before memory is taken for it.
+    for a picture that is cut short, and, before memory is taken for it, for one that claims more than MOST_PIXELS or
+    MOST_ASPECT.
     """
     head = tf.strings.substr(content, 0, 32)
     jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
@@ -280,7 +299,10 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
     # The op itself: tf.debugging.Assert says it in several lines where it runs eagerly.
     few = tf.raw_ops.Assert(condition=height * width <= MOST_PIXELS, data=claims)
-    with tf.control_dependencies([few] if few is not None else []):
+    claims = [f"has sides of which one is more than {MOST_ASPECT:,} times the other:", height, "×", width]
+    square = tf.minimum(height, width) * MOST_ASPECT >= tf.maximum(height, width)
+    stout = tf.raw_ops.Assert(condition=square, data=claims)
+    with tf.control_dependencies([check for check in (few, stout) if check is not None]):
         content = tf.identity(content)
     return tf.io.decode_image(content, channels=3, expand_animations=False)
 
