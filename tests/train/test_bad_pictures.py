@@ -150,7 +150,7 @@ REFUSED = {
     "text": b"<!DOCTYPE html>\n<title>404</title>",
     "animated WebP": frames("WebP"),
     "TIFF": encoded(NOISE, "TIFF"),
-    "sliver": png(9_000_000, 1, bytes(9_000_001)),
+    "sliver": png(900_000, 1, bytes(900_001)),
 } | {
     f"{kind}, {int(100 * share)} %": content[: int(len(content) * share)]
     for kind, content in {
