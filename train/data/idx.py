@@ -48,15 +48,17 @@ def read(place: Place) -> Records:
         raise UserError(f"{labels_path}: has {len(labels):,} labels where {path} has {len(pixels):,} pictures")
     if not len(pixels):
         raise UserError(f"{path}: has no pictures")
-    indices, names = named(labels, path)
+    indices, names = _named(labels, path)
     return Records(numbered(path, len(pixels)), indices, names, place.source, pixels[..., None])
 
 
-def named(labels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Indices and names of the classes of a set in MNIST's manner: ten, if no number is above 9."""
+def _named(labels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Indices and names of the classes: ten, if no number is above 9."""
     if labels.max() > 9:
         return closed(labels.tolist(), lambda i: f"{path}#{i}")
-    names = FASHION if "fashion" in path.lower() else tuple(map(str, range(10)))
+    folder, file = os.path.split(os.path.abspath(path))
+    own = f"{os.path.basename(folder)}/{file}"  # a folder further up may be called anything
+    names = FASHION if "fashion" in own.lower() else tuple(map(str, range(10)))
     return labels.astype(np.int32), names
 
 
