@@ -551,13 +551,16 @@ def _check(arguments: argparse.Namespace) -> int:
 def _split(arguments: argparse.Namespace) -> int:
     from barenets.train import data
     from barenets.train.data import lists
+    from barenets.train.data.place import exists
 
     names = ("train", "val", "test")[: len(arguments.fractions)]
     if not 2 <= len(arguments.fractions) <= 3:
         raise UserError("--fractions: give two, for train.txt and val.txt, or three, for test.txt, too")
+    paths = [os.path.join(arguments.out, f"{name}.txt") for name in names]
+    for path in filter(exists, paths):  # it may be the source itself
+        raise UserError(f"{path}: is there already; choose another --out, or remove it")
     records = data.read(arguments.source)
-    for name, part in zip(names, records.split(arguments.fractions, arguments.seed), strict=True):
-        path = os.path.join(arguments.out, f"{name}.txt")
+    for path, part in zip(paths, records.split(arguments.fractions, arguments.seed), strict=True):
         lists.write(part, path)
         print(f"{path}: {len(part):,} pictures of {part.num_classes:,} classes")
     return _DONE
@@ -569,8 +572,9 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     # A second set in the folder has the classes of the first.
     records = data.read(arguments.source, names_beside(os.path.join(arguments.out, "")))
-    name = arguments.name or os.path.basename(arguments.source.rstrip("/")).rpartition(":")[2].partition(".")[0]
-    for path in data.pack(records, arguments.out, name or "pictures", arguments.shards, arguments.seed):
+    called, _, words = os.path.basename(arguments.source.rstrip("/")).partition(":")
+    name = arguments.name or words.replace(":", "-") or called.partition(".")[0] or "pictures"
+    for path in data.pack(records, arguments.out, name, arguments.shards, arguments.seed):
         print(path)
     return _DONE
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.train.data import records
+from barenets.train.data import lists, records, table
 
 
 def picture(path: Path) -> str:
@@ -119,6 +119,36 @@ def test_paths_may_have_spaces_and_the_list_any_white_space(tmp_path):
     names = ["my cat.jpg", "two  spaces .jpg", "folder 3/x.jpg"]
     assert data.paths == tuple(str(tmp_path / name) for name in names)
     assert data.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("digits", [10, 20, 5000])
+def test_numbers_of_many_digits_are_no_classes(tmp_path, beside, digits):
+    if beside:
+        (tmp_path / "labels.txt").write_text("0:cat\n1:dog\n")
+    (tmp_path / "list.txt").write_text(f"a.jpg 0\nb.jpg {'1' * digits}\n")
+    message = error_of(records.read, str(tmp_path / "list.txt"))
+    shown = "1" * min(digits, 30)
+    assert message == f"{tmp_path}/list.txt line 2: label {shown} is too large; number the classes from 0"
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("a", "b", "c")])
+def test_a_negative_number_is_no_index(tmp_path, names):
+    for name in ("-1", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    message = error_of(records.read, str(tmp_path), names)
+    assert message.startswith(f"{tmp_path}/-1: label -1 is beyond the {len(names)} classes")
+
+
+def test_labels_txt_that_cannot_be_read_is_not_replaced(tmp_path):
+    beside = tmp_path / "labels.txt"
+    beside.write_bytes(b"0:caf\xe9\n")
+    one = records.Records(("/a.jpg",), np.zeros(1, np.int32), ("cat",), "")
+    for call, *arguments in ((lists.write, one), (table.names_beside,)):
+        message = error_of(call, *arguments, f"{tmp_path}/list.txt")
+        assert message == f"{beside}: is not UTF-8 text; mend or remove it"
+    assert beside.read_bytes() == b"0:caf\xe9\n"
 
 
 def test_paths_start_at_the_list_unless_absolute(tmp_path):

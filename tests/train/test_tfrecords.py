@@ -306,6 +306,26 @@ def test_packing_that_cannot_be(folders: Path, tmp_path: Path) -> None:
     assert error_of(data.pack, original, out, "c").startswith(f"{original.paths[4]}: the file is empty;")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["{folders}", "{tmp}/file"], "{tmp}/file: is a file, not a folder"),
+        (["{folders}", "{tmp}/out", "--name", "a/b"], "'a/b': is no name for a set of shards; give one of letters"),
+        (["{tmp}/one/train-*", "{tmp}/out"], "'train-*': is no name for a set of shards; give one of letters"),
+    ],
+)
+def test_packing_under_an_unfit_name(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    data.pack(data.read(str(folders)), str(tmp_path / "one"), "train")
+    assert main(["data", "pack", *(each.format(folders=folders, tmp=tmp_path) for each in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"barenets: {reason.format(tmp=tmp_path)}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_are_those_of_tensorflow(tmp_path: Path) -> None:
     from barenets.train.data.tfrecords import framed
 
@@ -335,6 +355,11 @@ def test_the_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     mnist(tmp_path / "mnist", pictures(1), np.arange(12, dtype=np.uint8) % 10)
     assert main(["data", "pack", f"{tmp_path}/mnist:train", str(tmp_path / "digits")]) == 0
     assert len(data.read(f"{tmp_path}/digits:train")) == 12
+    (tmp_path / "hundred").mkdir()
+    (tmp_path / "hundred/test.bin").write_bytes(bytes(3074))
+    (tmp_path / "hundred/fine_label_names.txt").write_text("a\n")
+    assert main(["data", "pack", f"{tmp_path}/hundred:test:coarse", str(tmp_path / "coarse")]) == 0
+    assert (tmp_path / "coarse/test-coarse-00000-of-00001").exists()
 
 
 def test_the_doctor_looks_into_shards(folders: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from barenets import UserError
 from barenets.train.data import tfrecords
 from barenets.train.data.folders import synset
 from barenets.train.data.place import Place, exists, locate
-from barenets.train.data.table import Records, agree, classes, names_beside, with_names, write_names
+from barenets.train.data.table import Records, agree, classes, names_beside, whole, with_names, write_names
 from barenets.weights import files
 
 _PICTURE_NAME = re.compile(r".*\.(jpe?g|png|gif|bmp|webp)", re.IGNORECASE)
@@ -38,7 +38,7 @@ def read(place: Place, class_names: Sequence[str] | None, held: Callable[[Place]
 
     beside = names_beside(source)
     if beside and all(map(_NUMBER.fullmatch, labels)):
-        own = with_names(Records(paths, np.array(labels, np.int64), (), place.source), beside, where)
+        own = with_names(Records(paths, np.array(whole(labels, where), np.int64), (), place.source), beside, where)
     else:
         indices, names = classes(labels, where, class_names)
         if class_names is None and names == tuple(map(str, range(len(names)))):
