@@ -58,7 +58,8 @@ def test_mnist_is_mapped_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("Fashion-MNIST", FASHION), ("old-fashioned/mnist", DIGITS), ("fashion/fashion_mnist", FASHION)]
+    ("folder", "names"),
+    [("Fashion-MNIST", FASHION), ("old-fashioned/mnist", DIGITS), ("fashion/fashion_mnist", FASHION)],
 )
 def test_fashion_mnist_has_its_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, names: tuple[str, ...]
@@ -289,6 +290,18 @@ def test_cifar100_pickles(tmp_path: Path, text: bool) -> None:
     damaged = tmp_path / "cifar-100-python.tar.gz"
     damaged.write_bytes(damaged.read_bytes()[:200])
     assert error_of(data.read, f"{damaged}:train").startswith(f"{damaged}: ")
+
+
+def test_cifar_archive_is_bounded_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an archive with twice as much as may be, the part that is asked for is read, and no more."""
+    cifar100(tmp_path / "cifar-100-python", pictures(1, 3, 32, 32, 3))
+    file = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(tmp_path / "cifar-100-python", "cifar-100-python")
+    most = sum((tmp_path / "cifar-100-python" / name).stat().st_size for name in ("train", "meta"))
+    monkeypatch.setattr("barenets.train.data.cifar._LARGEST", most)
+    assert len(data.read(f"{file}:train")) == len(data.read(f"{file}:test")) == 3
+    assert f"claims more than {most:,} bytes" in error_of(data.read, str(file))
 
 
 def test_cifar_binary(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.train.data import lists, records, table
+from tests.train import forms
 
 
 def picture(path: Path) -> str:
@@ -119,6 +120,34 @@ def test_paths_may_have_spaces_and_the_list_any_white_space(tmp_path):
     names = ["my cat.jpg", "two  spaces .jpg", "folder 3/x.jpg"]
     assert data.paths == tuple(str(tmp_path / name) for name in names)
     assert data.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "test", "meta"), ("a.tfrecord", "b"), ("train-images-idx3-ubyte", "b"), ("cifar-10-batches", "b")],
+)
+def test_folders_may_be_called_as_files_of_other_forms_are(tmp_path, names):
+    for name in names:
+        picture(tmp_path / name / "1.jpg")
+    data = records.read(str(tmp_path))
+    assert (data.class_names, len(data)) == (tuple(sorted(names)), len(names))
+
+
+@pytest.mark.parametrize("form", ["shard", "mnist", "cifar"])
+def test_class_folders_beside_a_file_of_another_form(tmp_path, form):
+    picture(tmp_path / "cat/1.jpg")
+    if form == "shard":
+        file = forms.shard(tmp_path / "x.tfrecord", [forms.example(image=forms.png(0), label=0)]).name
+    elif form == "mnist":
+        forms.mnist(tmp_path, forms.pictures(1), np.zeros(12, np.uint8))
+        file = "train-images-idx3-ubyte"
+    else:
+        forms.cifar10(tmp_path, forms.pictures(1, 1, 32, 32, 3), [0])
+        file = "batches.meta"
+    message = error_of(records.read, str(tmp_path))
+    assert message.startswith(f"{tmp_path}: has pictures in the folder cat and in {file};")
+    if form != "shard":
+        assert len(records.read(f"{tmp_path}:train"))  # which the folders do not have
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -85,6 +85,31 @@ def test_shards_of_two_sets_under_one_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "source", "reason"),
+    [
+        (("t-00000-of-00001", "t-00000-of-00001.tfrecord"), ":t", "has a shard twice, "),
+        (("t-00000-of-00001", "t-00000-of-00001.tfrecord"), "/t-*", "has a shard twice, "),
+        (("t-00000-of-00002", "t-00000-of-00002.tfrecord", "t-00001-of-00002"), "/t-00000*", "has a shard twice, "),
+        (("t.tfrecord", "t.tfrecords"), "", "has shards of several sets, t.tfrecord and t.tfrecords;"),
+        (("t-00000-of-00001", "t-00000-of-00002"), "/*", "has shards of several sets, "),
+        (("t-00000-of-00003", "t-00002-of-00003"), "/t-*", "has 2 of 3 shards; number 1 is missing"),
+    ],
+)
+def test_shards_that_do_not_fit_together(tmp_path: Path, names: tuple[str, ...], source: str, reason: str) -> None:
+    for name in names:
+        shard(tmp_path / name, [slim(0, 1)])
+    assert error_of(data.read, f"{tmp_path}{source}").startswith(f"{tmp_path}{source}: {reason}")
+
+
+def test_patterns_pick_out_and_leave_out_what_is_hidden(tmp_path: Path) -> None:
+    for i in range(3):
+        shard(tmp_path / f"t-0000{i}-of-00003", [slim(0, i)])
+    (tmp_path / ".t-00003-of-00004.77.tmp").write_bytes(b"half a record")
+    assert contents(data.read(f"{tmp_path}/*")) == [png(0), png(1), png(2)]
+    assert contents(data.read(f"{tmp_path}/t-0000[02]-*")) == [png(0), png(2)]
+
+
 # Names of classes
 
 

@@ -27,7 +27,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 def fits(place: Place) -> bool:
     if place.names is not None:
-        return any(map(_PICTURES.fullmatch, place.names))
+        return any(place.files(_PICTURES.fullmatch))
     return place.head.startswith((b"\0\0\x08", b"\x1f\x8b")) or bool(_PICTURES.fullmatch(os.path.basename(place.path)))
 
 
@@ -37,7 +37,7 @@ def read(place: Place) -> Records:
     if place.names is None:
         place.whole()
     else:
-        found = [(match[1], name) for name in place.names if (match := _PICTURES.fullmatch(name))]
+        found = [(match[1], name) for name in place.files(_PICTURES.fullmatch) if (match := _PICTURES.fullmatch(name))]
         # Backwards: of a file and its gzipped form the former counts.
         parts = {"train" if part == "train" else "test": place.child(name) for part, name in reversed(found)}
         path = place.choose(dict(sorted(parts.items(), reverse=True)))

@@ -207,7 +207,8 @@ def names_beside(path: str) -> tuple[str, ...] | None:
     """The names of classes 0, 1, ... that a file beside `path` gives, or None.
 
     `labels.txt` has INDEX:NAME lines, as slim and this package write them; `label.labels.txt` a NAME on each,
-    as TensorFlow Datasets does. A `labels.txt` of another kind is none of this. Raises UserError for one that cannot be read.
+    as TensorFlow Datasets does. A `labels.txt` of another kind is none of this. Raises UserError for one that cannot
+    be read.
     """
     folder = os.path.dirname(path)
     where = os.path.join(folder, _NAMES)
