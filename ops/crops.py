@@ -8,9 +8,9 @@ def pad_resize(picture: tf.Tensor, size: int, value: float = 0.0, *, antialias: 
 
     The shorter side rounds to the nearest pixel, and is at least one; an odd border is wider below and on the right.
     """
-    sides = tf.shape(picture)[:2]
+    sides = tf.shape(picture, tf.int64)[:2]  # whose products with sizes may not fit into 32 bits
     longer = tf.reduce_max(sides)
-    inner = tf.maximum((2 * sides * size + longer) // (2 * longer), 1)
+    inner = tf.cast(tf.maximum((2 * sides * size + longer) // (2 * longer), 1), tf.int32)
     resized = tf.image.resize(picture, inner, "bilinear", antialias=antialias)
     before = (size - inner) // 2
     borders = tf.concat([tf.stack([before, size - inner - before], 1), [[0, 0]]], 0)

@@ -1,9 +1,11 @@
 """What a picture goes through before a network sees it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import tensorflow as tf
+
+from barenets.ops.crops import ten_crop
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Preprocessing:
     def resized(self, image: tf.Tensor) -> tf.Tensor:
         """float32 [H', W', 3] in 0..255 from a decoded picture, large enough to crop from."""
         image = tf.ensure_shape(image, [None, None, 3])
-        return tf.image.resize(image, self._sides(image), "bilinear", antialias=self.antialias)
+        return tf.image.resize(image, tf.cast(self._sides(image), tf.int32), "bilinear", antialias=self.antialias)
 
     def room(self, image: tf.Tensor) -> tf.Tensor:
-        """int32 [2], how far down and to the right in `resized(image)` a crop can begin; 0 is always possible."""
+        """int64 [2], how far down and to the right in `resized(image)` a crop can begin; 0 is always possible."""
         return self._sides(image) - self.crop
 
     def framed(self, image: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
@@ -76,6 +78,10 @@ class Preprocessing:
         """The middle [crop, crop, 3] of the resized picture, float32 in 0..255, from a decoded picture."""
         return self.framed(image, self.room(image) // 2)
 
+    def ten_crops(self, image: tf.Tensor) -> tf.Tensor:
+        """float32 [10, crop, crop, 3] in 0..255: `ten_crop` of the resized picture's middle square of side `resize`."""
+        return ten_crop(replace(self, crop=self.resize).centre_crop(image), self.crop)
+
     def crop_at(self, image: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
         begin = tf.concat([offset, [0]], 0)
         return tf.slice(image, begin, [self.crop, self.crop, 3])
@@ -96,10 +102,10 @@ class Preprocessing:
         return tf.reshape(rows, shape)
 
     def _sides(self, image: tf.Tensor) -> tf.Tensor:
-        """int32 [2], height and width of the resized picture."""
+        """int64 [2], height and width of the resized picture: of slivers they may not fit into 32 bits."""
         if not self.keep_aspect:
-            return tf.constant([self.resize, self.resize])
-        size = tf.shape(image)[:2]
+            return tf.constant([self.resize, self.resize], tf.int64)
+        size = tf.shape(image, tf.int64)[:2]
         # Rounds down as torchvision does: int(resize * longer / shorter).
         return tf.maximum(size * self.resize // tf.reduce_min(size), self.resize)
 

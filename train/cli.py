@@ -230,10 +230,12 @@ def _parser() -> argparse.ArgumentParser:
     previewing = command(
         "preview",
         _preview,
-        "draw pictures before and after augmentation, as a training run of the same seed would see them",
+        "draw pictures before and after augmentation",
         "  barenets data preview pictures/train --augment vgg16_preview --out preview.png\n"
         "  barenets data preview pictures/train --augment 'RandomCrop(), Flip(), Rotate(15)' --count 1 --times 16\n\n"
-        "With --save-dir each picture is written to a file of its own, too.",
+        "With --save-dir each picture is written to a file of its own, too. Pictures, and the numbers drawn for each,\n"
+        "are those of a run with the same --seed and --sampler shuffled. The frame is SIZE of 8/7 SIZE pixels, 224 of\n"
+        "256, whatever that run's weights want.",
         within=parts,
     )
     previewing.add_argument("source", metavar="SOURCE", help="a data set: list, folder, ...")
@@ -294,6 +296,12 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
 def _picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default 32")
     parser.add_argument(
+        "--ten-crop",
+        action="store_true",
+        help="average over ten crops of each picture, as AlexNet's paper does: corners, middle, mirror images; "
+        "--batch-size then counts crops",
+    )
+    parser.add_argument(
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
@@ -330,7 +338,13 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
     )
     option(data, "--no-augment", "the same as --augment none", action="store_const", const="none", dest="augment")
-    option(data, "--sampler", "shuffled, weighted (each class as often) or paired:K (default shuffled)", metavar="S")
+    option(
+        data,
+        "--sampler",
+        "shuffled, weighted (each class as often), or paired:K: K classes a step and two pictures of each, so that "
+        "--batch-size is a multiple of 2K (default shuffled)",
+        metavar="S",
+    )
 
     net = parser.add_argument_group("the network")
     option(
@@ -465,6 +479,17 @@ def _model(arguments: argparse.Namespace) -> Any:
     return model.from_weights(arguments.weights, arguments.net, arguments.variant, arguments.num_classes)
 
 
+def _to_judge(arguments: argparse.Namespace, model: Any, records: Any) -> tuple[Any, Any]:
+    """The network and the batches that _picture_options ask for."""
+    from barenets.train import data
+    from barenets.train.evaluate import TenCropped
+
+    ten = arguments.ten_crop
+    size = -(-arguments.batch_size // 10) if ten else arguments.batch_size  # the network sees about as many pieces
+    batches = data.Batches(records, model.preprocessing, size, ten_crop=ten, on_error=arguments.on_error)
+    return TenCropped(model.net) if ten else model.net, batches
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from barenets.train import data
     from barenets.train.evaluate import evaluate
@@ -475,9 +500,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if source is None:
         raise UserError("name the labelled pictures to evaluate on: --data LIST_OR_FOLDER")
     records = data.read(source, model.class_names)
-    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    net, batches = _to_judge(arguments, model, records)
     with Progress(quiet=arguments.json).pictures("evaluate", len(records)) as advance:
-        result = evaluate(model.net, batches, advance)
+        result = evaluate(net, batches, advance)
     print(json.dumps(result.to_json()) if arguments.json else result)
     return _DONE
 
@@ -492,9 +517,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     paths = tuple(data.read_paths(listed))
     model = _model(arguments)
     records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
-    batches = data.Batches(records, model.preprocessing, arguments.batch_size, on_error=arguments.on_error)
+    net, batches = _to_judge(arguments, model, records)
     predictions = []
-    for prediction in predict(model.net, batches, model.class_names, arguments.top):
+    for prediction in predict(net, batches, model.class_names, arguments.top):
         likely = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if arguments.json:
             classes = [{"class": name, "probability": share} for name, share in likely]
@@ -594,12 +619,14 @@ def _preview(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("size", "seed", "epoch", "times")}
     seen = preview.preview(records, policy, arguments.count, **options)
     titles = [records.class_names[label] for label in records.labels[seen.records]]
-    preview.contact_sheet(seen.before, seen.after, arguments.out, titles, augment.text(policy))
-    print(arguments.out)
     if arguments.save_dir:
-        names = [os.path.splitext(os.path.basename(records.paths[i]))[0] for i in seen.records]
+        names = [os.path.basename(records.paths[i]) for i in seen.records]
+        if records.pixels is None:  # whose names, x.npz:train#5, have no extension
+            names = [os.path.splitext(name)[0] for name in names]
         for path in preview.save_pictures(seen.after, names, arguments.save_dir):
             print(path)
+    preview.contact_sheet(seen.before, seen.after, arguments.out, titles, augment.text(policy))
+    print(arguments.out)
     return _DONE
 
 

@@ -88,7 +88,10 @@ class Settings:
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
         augment.parse(self.augment)
-        _sampler(self.sampler, self.seed)
+        sampler = _sampler(self.sampler, self.seed)
+        if isinstance(sampler, data.ClassPaired):
+            step = 2 * sampler.classes
+            self._require("batch_size", self.batch_size % step == 0, f"a multiple of {step} with {self.sampler}")
         object.__setattr__(self, "variant", self.variant or nets.variants(self.net)[0])
 
     def _require(self, name: str, holds: bool, what: str) -> None:

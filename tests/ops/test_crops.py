@@ -24,6 +24,7 @@ def picture(height: int, width: int) -> np.ndarray:
         (1, 1, 5, (5, 5)),
         (1, 100, 8, (1, 8)),
         (5, 9, 27, (15, 27)),
+        (1, 4_300_000, 256, (1, 256)),  # 2 * 4,300,000 * 256 does not fit into 32 bits
     ],
 )
 def test_pad_resize(height, width, size, inner):

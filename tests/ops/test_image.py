@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from barenets.ops import Preprocessing
+from barenets.ops.crops import ten_crop
 
 BGR = {"channels": "BGR", "mean": (104.0, 117.0, 123.0)}
 TORCH = {"scale": 255.0, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -114,6 +115,22 @@ def test_a_sliver_takes_no_more_memory_than_it_shows(antialias):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
     ours = of(8, 16, antialias=antialias).centre_crop(tf.constant(image[:, 99_990:100_010]))
     np.testing.assert_allclose(middle, ours, atol=10)  # where a float32 counts 1,600,000 pixels it has 1/8 of one
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_sides_of_a_longer_sliver_need_64_bits(antialias):
+    """Resized, 1 × 90,000 pixels would be 30,000 × 2,700,000,000."""
+    sliver = np.repeat(np.arange(225, dtype=np.uint8), 400)[None, :, None].repeat(3, 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_allclose(of(1, 30_000, antialias=antialias).centre_crop(tf.constant(sliver)), 112, atol=1e-3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
+
+
+def test_ten_crops_are_of_the_middle_square():
+    """AlexNet's 2012 paper, section 4.1: ten pieces of 224 × 224 of the middle 256 × 256."""
+    image = picture(8, 15)
+    square = image[:, 3:11].astype(np.float32)
+    np.testing.assert_array_equal(of(6, 8).ten_crops(tf.constant(image)), ten_crop(tf.constant(square), 6))
 
 
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])

@@ -552,6 +552,16 @@ def test_random_resized_crop(height, width, step):
     assert len(boxes) > 20 or height * width <= 400 * 20 or step.aspect[0] < 0.5  # none of its draws fits
 
 
+def test_sides_that_do_not_fit_into_32_bits():
+    """Of an extreme aspect a column is left, whole; of a sliver every place, not only the first, is as likely."""
+    step = RandomResizedCrop((0.5, 1.0), (1e-9, 1e-8))
+    begin, size = step.box(tf.constant([400, 300]), step.parameters(uniform(1, (step,))[0]))
+    assert (begin.numpy().tolist(), size.numpy().tolist()) == ([0, 149], [400, 1])
+    sliver = tf.constant(np.repeat(np.arange(225, dtype=np.uint8), 400)[None, :, None].repeat(3, 2))
+    found = RandomCrop().frame(sliver, Preprocessing(crop=1, resize=30_000), tf.constant([0.0, 0.9]))
+    np.testing.assert_allclose(found, 202, atol=1e-3)
+
+
 # In the pipeline
 
 

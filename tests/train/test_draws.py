@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
+from barenets.ops import Preprocessing
+from barenets.train.data import Batches, Records
 from barenets.train.data.augment import (
     Affine,
     Brightness,
@@ -29,15 +33,46 @@ from barenets.train.data.augment import (
     Step,
     Zoom,
 )
+from barenets.train.data.pipeline import uniform as uniform_of
 
 N = 10_000
 P = 0.001  # below it a fit is refused; the seed is fixed, so none is refused by chance
 
 
-def draws(step: Step, seed: int = 0) -> dict[str, np.ndarray]:
-    """From the very generator that gives the pipeline its numbers."""
-    u = tf.random.stateless_uniform([N, step.draws], [seed, 7])
-    return {name: value.numpy() for name, value in step.parameters(u).items()}
+@functools.cache
+def seeds(epochs: int) -> np.ndarray:
+    """Of N pictures in this many epochs, where every record comes four times in each."""
+    count = N // epochs // 4
+    records = Records(("x",) * count, np.zeros(count, np.int32), ("a",), "x")
+
+    class FourTimes:
+        def order(self, labels, epoch):
+            return np.tile(np.arange(count, dtype=np.int32), 4)
+
+    data = Batches(records, Preprocessing(crop=8, resize=8), 4, seed=5, sampler=FourTimes())
+    return np.concatenate([data._seeds(*data._drawn(epoch)[:2], epoch) for epoch in range(epochs)])
+
+
+@functools.cache
+def numbers(epochs: int = 2) -> tf.Tensor:
+    """float32 [N, 22], from the very seeds and generator that give the pipeline its numbers."""
+    draw = tf.function(lambda seeds: tf.map_fn(lambda seed: uniform_of(22, seed), seeds, tf.float32))
+    return draw(tf.constant(seeds(epochs)))
+
+
+def draws(step: Step) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in step.parameters(numbers()[:, : step.draws]).items()}
+
+
+@pytest.mark.parametrize("epochs", [2, 50])
+def test_neighbours_draw_by_themselves(epochs):
+    """A picture, the next one, and the same in another occurrence or epoch."""
+    assert len(np.unique(seeds(epochs), axis=0)) == N
+    u = numbers(epochs).numpy()
+    assert len(np.unique(u, axis=0)) == N
+    for lag in (1, N // epochs // 4, N // epochs):
+        assert stats.pearsonr(u[lag:, 0], u[:-lag, 0]).pvalue > P
+    assert stats.pearsonr(u[:, 0], u[:, 1]).pvalue > P
 
 
 def uniform(low: float, high: float) -> stats.rv_continuous:

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from barenets.ops import Preprocessing
 from barenets.train.data import Batches, Records
-from barenets.train.evaluate import evaluate, predict
+from barenets.train.data.augment import POLICIES
+from barenets.train.evaluate import TenCropped, evaluate, predict
 
 COUNT = 23
 
@@ -144,6 +145,37 @@ def test_predictions(tmp_path, classes, top):
         assert prediction.classes == tuple(names[i] for i in likeliest)
         assert prediction.probabilities == pytest.approx(share[likeliest], rel=1e-5)  # float32
         assert all(type(x) is float for x in prediction.probabilities)
+
+
+@pytest.mark.parametrize("steep", [0.01, 0.1])  # a little of each class, and nearly one class only
+def test_ten_crops_by_hand(tmp_path, steep):
+    """Shares averaged over the corners and the middle of 4 × 4 pixels, and over the same mirrored."""
+
+    class FirstRow(tf.Module):
+        input_shape = (2, 2, 3)
+
+        def __call__(self, x, *, train=False):
+            return steep * tf.stack([x[:, 0, 0, 0], x[:, 0, 1, 0], x[:, 1, 0, 0]], 1)
+
+    images = np.random.default_rng(0).integers(0, 256, [7, 4, 4, 1], np.uint8)
+    labels = (np.arange(7) % 3).astype(np.int32)
+    records = Records(tuple(f"x#{i}" for i in range(7)), labels, ("a", "b", "c"), "x", images)
+    batches = Batches(records, Preprocessing(crop=2, resize=4), 3, ten_crop=True)
+
+    expected = np.zeros([7, 3])
+    for image, share in zip(images[..., 0].astype(np.float64), expected, strict=True):
+        for top, left in [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]:
+            crop = image[top : top + 2, left : left + 2]
+            for piece in (crop, crop[:, ::-1]):
+                logits = steep * np.array([piece[0, 0], piece[0, 1], piece[1, 0]])
+                share += np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum() / 10
+    for found, share in zip(predict(TenCropped(FirstRow()), batches, "abc", 3), expected, strict=True):
+        np.testing.assert_allclose(found.probabilities, np.sort(share)[::-1], rtol=1e-4, atol=1e-6)
+    result = evaluate(TenCropped(FirstRow()), batches)
+    assert result.top1 == (expected.argmax(1) == labels).mean()
+    assert result.loss == pytest.approx(-np.log(expected[np.arange(7), labels]).mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="either augmented or shown in ten crops"):
+        Batches(records, batches.preprocessing, 3, policy=POLICIES["standard"], ten_crop=True)
 
 
 def test_predictions_come_as_they_are_made(tmp_path):

@@ -156,7 +156,8 @@ def test_a_policy_and_a_sampler_are_chosen_by_name(folder, tmp_path, capsys):
         ("--augment", "Flip(2)", "Flip: horizontal is True or False"),
         ("--sampler", "paired", "--sampler must be shuffled, weighted, or paired:K for K classes a step, got 'paired'"),
         ("--sampler", "paired:0", "--sampler must be"),
-        ("--sampler", "paired:9", "there are 2 to draw from"),
+        ("--sampler", "paired:9", "--batch-size must be a multiple of 18 with paired:9, got 64"),
+        ("--sampler", "paired:16", "there are 2 to draw from"),
     ],
 )
 def test_mistakes_in_policies_and_samplers(folder, tmp_path, capsys, option, value, message):
@@ -213,6 +214,9 @@ def test_everything_after_training_needs_only_the_folder(folder, tmp_path, capsy
 
     status, out, _ = call(capsys, "predict", "--checkpoint", tmp_path, "--images", folder / "val", "--top", 1)
     assert out.count("%") == 20
+    for command in (["predict", "--images", picture], ["evaluate"]):
+        status, ten, _ = call(capsys, *command, "--checkpoint", tmp_path, "--ten-crop")
+        assert (status, ten == call(capsys, *command, "--checkpoint", tmp_path)[1]) == (0, False)
 
     status, out, _ = call(capsys, "evaluate", "--checkpoint", tmp_path)
     assert "confusion" in out

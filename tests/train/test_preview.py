@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -71,6 +72,18 @@ def test_floats_are_rounded_and_single_pixels_shown(tmp_path):
     assert blocks(picture, 100)[2] > 2 * 200 * 200
 
 
+@pytest.mark.parametrize("words", [r"$a_{$", r"$\frac$"])
+def test_words_are_no_formulas(tmp_path, words):
+    sheet(tmp_path, flat(99), flat(98), titles=[words], heading=words)
+
+
+def test_more_than_a_canvas_holds(tmp_path):
+    path, many = tmp_path / "x.png", np.broadcast_to(flat(1, width=20), [1100, 20, 20, 3])
+    with pytest.raises(UserError, match=r"x.png: 1,100 pictures are too many for one sheet, where 1,\d+ fit; lower"):
+        contact_sheet(many, many, str(path))
+    assert not path.exists()
+
+
 def test_without_global_state(tmp_path):
     """Figures of `matplotlib.pyplot` stay open until they are closed."""
     sheet(tmp_path, flat(1), flat(2))
@@ -124,6 +137,20 @@ def test_save_mistakes(tmp_path):
         save_pictures(flat(1), ["a"], str(tmp_path / "file"))
 
 
+def test_no_file_is_replaced(tmp_path):
+    (tmp_path / "b.jpg").write_text("mine")
+    with pytest.raises(UserError, match=r"b.jpg: exists already, and no picture was written; choose another folder"):
+        save_pictures(flat(1, 2), ["a", "b"], str(tmp_path))
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_many_names_are_soon_told_apart():
+    started = time.process_time()
+    names = preview._unlike([f"{i % 2000}" for i in range(40_000)])
+    assert len(set(names)) == 40_000
+    assert time.process_time() - started < 3
+
+
 # barenets data preview
 
 
@@ -158,6 +185,13 @@ def test_the_command(tmp_path, capsys):
     for file in folder.iterdir():
         with Image.open(file) as picture:
             assert picture.size == (28, 28)
+
+
+def test_pixels_keep_their_numbers(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", images=flat(1, 2), labels=[0, 1])
+    options = ["--size", "28", "--out", str(tmp_path / "sheet.png"), "--save-dir", str(tmp_path / "single")]
+    assert main(["data", "preview", str(tmp_path / "x.npz"), *options]) == 0
+    assert sorted(file.name for file in (tmp_path / "single").iterdir()) == ["x.npz#0.jpg", "x.npz#1.jpg"]
 
 
 @pytest.mark.parametrize(

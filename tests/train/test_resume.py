@@ -72,6 +72,19 @@ def test_killed_and_resumed(pictures, undisturbed, tmp_path, kill):
 
 
 @pytest.mark.slow
+def test_killed_and_resumed_with_blends_and_a_sampler(pictures, tmp_path):
+    """Partners, mixed labels, and records that repeat."""
+    options = [*pictures, "--epochs", 2, "--augment", "standard, Mixup(0.2)", "--sampler", "weighted"]
+    whole = tiny(*options, "--logdir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = tiny(*options, "--logdir", tmp_path / "killed", kill="step:4")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = tiny("finetune", "--resume", "--logdir", tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(last_checkpoint(tmp_path / "killed", step=10), last_checkpoint(tmp_path / "whole", step=10))
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments(pictures, undisturbed, tmp_path):
     """Eight times in a row, at any part of the time that a whole run takes; then it is let go on to its end."""
     rng, kills = np.random.default_rng(0), 0

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,11 +26,15 @@ from barenets.train.data.steps import Blend, CentreCrop, Frame
 
 MOST_PIXELS = 100_000_000
 """What a picture may claim to have: three bytes of memory for each would be taken before it is found to lie."""
+MOST_ASPECT = 1000
+"""How many times longer than the other a side may be: resizing makes rows, and of slivers these would be gigabytes."""
+_MOST_COPIED = 64_000_000
+"""Bytes of pixels that TensorFlow gets a copy of: rows of MNIST come half as fast from NumPy."""
 
 
 class Batch(NamedTuple):
     images: tf.Tensor
-    """float32 [N, crop, crop, 3], as the network takes them."""
+    """float32 [N, crop, crop, 3], as the network takes them; [N, 10, crop, crop, 3] of ten crops."""
     labels: tf.Tensor
     """int32 [N]; or float32 [N, classes], the share of each class, if the policy mixes labels."""
     indices: np.ndarray
@@ -56,6 +60,8 @@ class Batches:
     """In which order, and how often, the records come."""
     policy: Policy = ()
     """What is done to each picture, see `augment`."""
+    ten_crop: bool = False
+    """Ten pieces of each picture, `Preprocessing.ten_crops`, in place of its middle; without a policy."""
     on_error: str = "stop"
     """What to do about a picture that cannot be decoded: "stop" names it, "skip" leaves it out and lists it."""
     workers: int | None = None
@@ -64,6 +70,8 @@ class Batches:
     """Path -> reason, of the pictures that were left out so far."""
 
     def __post_init__(self) -> None:
+        if self.ten_crop and self.policy:
+            raise ValueError("pictures are either augmented or shown in ten crops")
         policy = augment.checked(self.policy)
         self.policy = policy if policy and isinstance(policy[0], Frame) else (CentreCrop(), *policy)
 
@@ -125,8 +133,7 @@ class Batches:
         self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
     ) -> tf.data.Dataset:
         places = np.arange(len(order), dtype=np.int32)
-        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
-        seeds = np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
+        seeds = self._seeds(order, times, epoch)
         dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, seeds, partners)))
         dataset = dataset.map(self._load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
@@ -134,6 +141,11 @@ class Batches:
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
         return dataset.batch(self.batch_size).prefetch(2).with_options(options)
+
+    def _seeds(self, order: np.ndarray, times: np.ndarray, epoch: int) -> np.ndarray:
+        """int64 [len(order), 2], what `uniform` draws each picture's numbers from."""
+        of_epoch = np.full(len(order), scrambled(self.seed, epoch)).astype(np.int64)
+        return np.stack([of_epoch, order.astype(np.int64) << 32 | times], 1)
 
     @cached_property
     def _load(self) -> Callable[..., tuple[tf.Tensor, ...]]:
@@ -152,9 +164,12 @@ class Batches:
         # convert and takes a second to look for it.
         @partial(tf.function, autograph=False)
         def load(place: tf.Tensor, index: tf.Tensor, seed: tf.Tensor, partners: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            if self.ten_crop:
+                pieces = self.preprocessing.ten_crops(picture(index))
+                return self.preprocessing.normalized(pieces), tf.gather(labels, index), index, place
             # The last of the numbers frame the second pictures.
             numbers = [draws] + [frame.draws] * len(blends)
-            u, *own = tf.split(tf.random.stateless_uniform([sum(numbers)], seed, alg="philox"), numbers)
+            u, *own = tf.split(uniform(sum(numbers), seed), numbers)
             image = framed(index, u[: frame.draws])
             others = []
             for i, (blend, columns) in enumerate(blends):
@@ -174,8 +189,8 @@ class Batches:
         """What gives the decoded picture, uint8 [H, W, 3], of a record's index."""
         records = self.records
         if records.pixels is not None:
-            pixels = tf.constant(records.pixels)
-            return lambda index: tf.repeat(pixels[index], 3 // pixels.shape[3], 2)
+            row, times = _rows(records.pixels), 3 // records.pixels.shape[3]
+            return lambda index: tf.repeat(row(index), times, 2)
         if records.spans is None:
             paths = tf.constant(records.paths)
             return lambda index: decode(tf.io.read_file(tf.gather(paths, index)))
@@ -187,8 +202,14 @@ class Batches:
         return lambda index: decode(within(index))
 
     def _unreadable(self, index: int) -> str | None:
-        """What is wrong with a record's picture; None if it can be decoded."""
-        return _trouble(lambda: self.records.content(index))
+        """What is wrong with a record's picture, in a few words; None if it can be decoded."""
+        try:
+            decode(self.records.content(index))
+        except tf.errors.NotFoundError:
+            return "there is no such file"
+        except tf.errors.OpError as error:
+            return reason(error)
+        return None
 
     def _name(self, index: int) -> str:
         path = self.records.paths[index]
@@ -208,6 +229,25 @@ class Batches:
         problems = {self._name(i): problem for i in (index, *partners) if (problem := self._unreadable(i))}
         for name, problem in (problems or {self._name(index): "could not be read at the time"}).items():
             self.skipped.setdefault(name, problem)
+
+
+def _rows(pixels: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What gives `pixels[index]`. Many pixels stay where they are, in NumPy's memory or in a file that is mapped."""
+    if pixels.nbytes <= _MOST_COPIED:
+        with tf.device("CPU"):
+            copied = tf.constant(pixels)
+        return lambda index: copied[index]
+
+    def row(index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(lambda i: pixels[i], [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, pixels.shape[1:])
+
+    return row
+
+
+def uniform(count: int, seed: tf.Tensor) -> tf.Tensor:
+    """float32 [count] in [0, 1), the numbers that a picture's steps draw, of its seed, int64 [2]."""
+    return tf.random.stateless_uniform([count], seed, alg="philox")
 
 
 def occurrences(order: np.ndarray) -> np.ndarray:
@@ -235,39 +275,54 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 
     Grey and CMYK become RGB, 16 bits become their upper 8, alpha is left out. As TensorFlow does, it takes the pixels
     as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,
-    for a picture that is cut short, and for one that claims more than MOST_PIXELS before memory is taken for it.
+    for a picture that is cut short, and, before memory is taken for it, for one that claims more than MOST_PIXELS or
+    MOST_ASPECT.
     """
     head = tf.strings.substr(content, 0, 32)
     jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
+    gif = tf.strings.substr(head, 0, 4) == b"GIF8"  # whose frames, anywhere in the file, have sides of their own
     height, width = tf.unstack(
         tf.cond(
             jpeg,
             lambda: tf.cast(tf.io.extract_jpeg_shape(content), tf.int64)[:2],
             lambda: tf.ensure_shape(
-                tf.numpy_function(_claimed, [tf.io.decode_raw(head, tf.uint8)], tf.int64, stateful=False), [2]
+                tf.numpy_function(
+                    _claimed,
+                    [tf.expand_dims(tf.cond(gif, lambda: content, lambda: head), 0)],
+                    tf.int64,
+                    stateful=False,
+                ),
+                [2],
             ),
         )
     )
     claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
     # The op itself: tf.debugging.Assert says it in several lines where it runs eagerly.
     few = tf.raw_ops.Assert(condition=height * width <= MOST_PIXELS, data=claims)
-    with tf.control_dependencies([few] if few is not None else []):
+    claims = [f"has sides of which one is more than {MOST_ASPECT:,} times the other:", height, "×", width]
+    square = tf.minimum(height, width) * MOST_ASPECT >= tf.maximum(height, width)
+    stout = tf.raw_ops.Assert(condition=square, data=claims)
+    with tf.control_dependencies([check for check in (few, stout) if check is not None]):
         content = tf.identity(content)
     return tf.io.decode_image(content, channels=3, expand_animations=False)
 
 
 _SIDES = (  # where a file of this beginning has its width and its height
     (rb"\x89PNG\r\n\x1a\n.{8}(.{4})(.{4})", lambda x: int.from_bytes(x, "big")),
-    (rb"GIF8[79]a(..)(..)", lambda x: int.from_bytes(x, "little")),
     (rb"BM.{16}(.{4})(.{4})", lambda x: abs(int.from_bytes(x, "little", signed=True))),
     (rb"RIFF.{4}WEBPVP8X.{8}(...)(...)", lambda x: int.from_bytes(x, "little") + 1),
     (rb"RIFF.{4}WEBPVP8 .{10}(..)(..)", lambda x: int.from_bytes(x, "little") & 0x3FFF),
 )
 
 
-def _claimed(head: np.ndarray) -> np.ndarray:
-    """int64 [2], height and width that a file's first bytes claim; 0 where they do not, for the decoder to judge."""
-    content = head.tobytes()
+def _claimed(contents: np.ndarray) -> np.ndarray:
+    """int64 [2], height and width that a file claims; 0 where it does not, for the decoder to judge.
+
+    Of a GIF the whole is looked at, else the first 32 bytes.
+    """
+    content: bytes = contents[0]  # a scalar would be bytes in a graph and an array outside
+    if content.startswith(b"GIF8"):
+        return _claimed_by_frames(content)
     if match := re.match(rb"RIFF.{4}WEBPVP8L.{5}(.{4})", content, re.DOTALL):
         bits = int.from_bytes(match[1], "little")
         return np.array([(bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1])
@@ -277,19 +332,31 @@ def _claimed(head: np.ndarray) -> np.ndarray:
     return np.zeros(2, np.int64)
 
 
-def unreadable(path: str) -> str | None:
-    """Why the picture at `path` cannot be decoded, in a few words; None if it can."""
-    return _trouble(lambda: tf.io.read_file(path))
+def _claimed_by_frames(content: bytes) -> np.ndarray:
+    """As `_claimed`, of a GIF: TensorFlow looks at the frames, all of them, and not at what the screen is said to be.
+
+    The picture is as high and wide as the largest, and each frame takes a byte for a pixel. Where these would
+    be more than a picture may take, the frames count as if each lay below the one before.
+    """
+    heights, widths = [0], [0]
+    at = 13 + _colours(content[10:11])
+    while (kind := content[at : at + 1]) in (b",", b"!"):  # a frame, an extension
+        if kind == b",":
+            widths.append(int.from_bytes(content[at + 5 : at + 7], "little"))
+            heights.append(int.from_bytes(content[at + 7 : at + 9], "little"))
+            at += 11 + _colours(content[at + 9 : at + 10])
+        else:
+            at += 2
+        while size := int.from_bytes(content[at : at + 1], "little"):
+            at += 1 + size
+        at += 1
+    many = np.dot(heights, widths) > 3 * MOST_PIXELS
+    return np.array([sum(heights) if many else max(heights), max(widths)])
 
 
-def _trouble(read: Callable[[], Any]) -> str | None:
-    try:
-        decode(read())
-    except tf.errors.NotFoundError:
-        return "there is no such file"
-    except tf.errors.OpError as error:
-        return reason(error)
-    return None
+def _colours(flags: bytes) -> int:
+    """Bytes of the table of colours that a GIF's flags announce."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def reason(error: tf.errors.OpError) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from barenets.weights import files
 
 _INCHES, _DPI = 1.5, 150  # of a picture on the sheet; 225 pixels, so those of 224 are not enlarged
 _TITLE = 26  # characters that fit above a picture
+_CANVAS = 2**16 - 1  # pixels, the longest side that matplotlib draws
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def preview(
 ) -> Previewed:
     """The first `count` pictures of a shuffled epoch, each as it comes in `times` epochs from `epoch` on.
 
-    They are those of a training run with the same seed. Pictures are resized to 8/7 of `size` before a crop, as
-    256 is to 224. Raises UserError that names the file for a picture that cannot be decoded.
+    They, and the numbers drawn for each, are those of a training run with the same seed and the sampler "shuffled".
+    The frame may be another: pictures are resized to 8/7 of `size` before a crop, as 256 is to 224, whatever the
+    run's weights want. Raises UserError that names the file for a picture that cannot be decoded.
     """
     chosen = _Chosen(Shuffled(seed).order(records.labels, epoch)[:count])
     plain = Preprocessing(crop=size, resize=size * 8 // 7)
@@ -76,7 +79,8 @@ def contact_sheet(
         heading: written above all, the policy for example.
         columns: pictures in a row.
 
-    Raises ValueError if the numbers of pictures differ or there is none, UserError if `path` cannot be written.
+    Raises ValueError if the numbers of pictures differ or there is none, UserError if `path` cannot be written and,
+    before anything is drawn, for more pictures than fit on a canvas.
     """
     import matplotlib.figure  # a second of start-up that most commands need not pay
 
@@ -94,8 +98,13 @@ def contact_sheet(
     lines = textwrap.wrap(heading, int((width - left) * 14))
     head, block = 0.1 + 0.14 * len(lines), line + 2 * (tall + space) + 0.08
     height = head + rows * block + 0.1
+    if rows > (most := int((_CANVAS / _DPI - head - 0.1) / block)) or width * _DPI > _CANVAS:
+        raise UserError(
+            f"{path}: {len(before):,} pictures are too many for one sheet, where {most * columns:,} fit; "
+            "lower --count or --times"
+        )
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=_DPI)
-    figure.text(left / width, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=8)
+    figure.text(left / width, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=8, parse_math=False)
     for i, pair in enumerate(zip(before, after, strict=True)):
         row, column = divmod(i, columns)
         for below, picture in enumerate(pair):
@@ -104,7 +113,7 @@ def contact_sheet(
             axes.imshow(picture, aspect="auto", interpolation="antialiased")
             axes.set_axis_off()
             if not below:
-                axes.set_title(_shortened(titles[i]), fontsize=8, pad=3)
+                axes.set_title(_shortened(titles[i]), fontsize=8, pad=3, parse_math=False)
             if not column:
                 place = ((left - 0.08) / width, (y + tall / 2) / height)
                 figure.text(*place, ("before", "after")[below], ha="right", va="center", fontsize=8)
@@ -117,18 +126,20 @@ def save_pictures(pictures: Any, names: Sequence[str], folder: str, extension: s
 
     A `/` in a name becomes `_`; a name that comes again gets a number: `cat.1_0`, `cat.1_1`. Each file appears whole or
     not at all. Raises ValueError for other numbers of pictures and names, UserError for an extension
-    that is not jpg, jpeg or png and for a folder that cannot be written.
+    that is not jpg, jpeg or png, for a folder that cannot be written and, before anything is, for a file that is
+    there already: it may be one of the data set.
     """
     pictures = _bytes(pictures)
     if len(pictures) != len(names):
         raise ValueError(f"{len(pictures)} pictures and {len(names)} names")
     if extension not in ("jpg", "jpeg", "png"):
         raise UserError(f"{extension}: pictures are written as jpg, jpeg or png")
-    paths = []
-    for picture, name in zip(pictures, _unlike(names), strict=True):
+    paths = [os.path.join(folder, f"{name}.{extension}") for name in _unlike(names)]
+    if there := next(filter(tf.io.gfile.exists, paths), None):
+        raise UserError(f"{there}: exists already, and no picture was written; choose another folder")
+    for picture, path in zip(pictures, paths, strict=True):
         encoded = tf.io.encode_png(picture) if extension == "png" else tf.io.encode_jpeg(picture, quality=95)
-        paths.append(os.path.join(folder, f"{name}.{extension}"))
-        with files.replacing(paths[-1]) as file:
+        with files.replacing(path) as file:
             file.write(encoded.numpy())
     return paths
 
@@ -142,16 +153,14 @@ def _bytes(pictures: Any) -> np.ndarray:
 
 def _unlike(names: Sequence[str]) -> list[str]:
     plain = [name.replace("/", "_").replace(os.sep, "_") for name in names]
-    taken, result = set(plain), []
-    for i, name in enumerate(plain):
-        if plain.count(name) == 1:
-            result.append(name)
-            continue
-        number = plain[:i].count(name)
-        while f"{name}_{number}" in taken:
-            number += 1
-        taken.add(f"{name}_{number}")
-        result.append(f"{name}_{number}")
+    times, number, taken, result = Counter(plain), Counter[str](), set(plain), []
+    for name in plain:
+        unlike = name
+        while times[name] > 1 and unlike in taken:
+            unlike = f"{name}_{number[name]}"
+            number[name] += 1
+        taken.add(unlike)
+        result.append(unlike)
     return result
 
 

@@ -231,10 +231,10 @@ class RandomResizedCrop(Frame):
         """Upper left corner and size, int32 [2] each, height first, in a picture of `sides` int32 [2]."""
         height, width = tf.unstack(tf.cast(sides, tf.float32))
         area, aspect = parameters["area"] * (height * width), parameters["aspect"]
-        tried = tf.cast(tf.round(of_each(tf.sqrt, tf.stack([area / aspect, area * aspect], -1))), tf.int32)  # [10, 2]
+        tried = _whole(of_each(tf.sqrt, tf.stack([area / aspect, area * aspect], -1)))  # [10, 2]
         # The whole picture if its aspect is allowed, else all of one side.
-        most = tf.stack([tf.round(width / self.aspect[0]), tf.round(height * self.aspect[1])])
-        middle = tf.maximum(tf.minimum(sides, tf.cast(most, tf.int32)), 1)
+        most = _whole(tf.stack([width / self.aspect[0], height * self.aspect[1]]))
+        middle = tf.maximum(tf.minimum(sides, most), 1)
 
         fits = tf.reduce_all((tried > 0) & (tried <= sides), -1)
         found = tf.reduce_any(fits)
@@ -254,8 +254,13 @@ class Pad(Frame):
 
 
 def _places(u: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-    """int32, each of 0..room as likely."""
-    return tf.minimum(tf.cast(u * tf.cast(room + 1, tf.float32), tf.int32), room)
+    """Of the type of `room`, each of 0..room as likely."""
+    return tf.minimum(tf.cast(u * tf.cast(room + 1, tf.float32), room.dtype), room)
+
+
+def _whole(pixels: tf.Tensor) -> tf.Tensor:
+    """int32, rounded; more than any side for what would not fit."""
+    return tf.cast(tf.round(tf.minimum(pixels, 2e9)), tf.int32)
 
 
 # Geometry
