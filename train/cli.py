@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from barenets import UserError, __version__
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    listing = command("list", _list, "name the networks, and the published weights that are known")
+    listing = command("list", _list, "name the networks, and the published weights and data sets that are known")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
 
     fetching = command(
@@ -107,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "download published weights or data sets, or go on where a download was cut, and say where they are",
         "  barenets fetch torchvision_resnet50\n"
         "  barenets fetch mnist        # or fashion_mnist, cifar10, cifar100; then --train mnist:train\n\n"
-        "They are kept in $BARENETS_CACHE, or ~/.cache/barenets. The names are those of `barenets list`; each can\n"
-        "stand for a file after --weights, too.",
+        "They are kept in $BARENETS_CACHE, or ~/.cache/barenets. `barenets list` has all names. Those of weights can\n"
+        "stand for a file after --weights, those of data sets for a folder after --train, --val and --data.",
     )
-    fetching.add_argument("names", nargs="+", metavar="NAME", help="names in the catalog, or of data sets")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="names of weights or data sets")
 
     conversion = command(
         "convert",
@@ -392,12 +393,14 @@ def _rate(text: str) -> tuple[str, float]:
 def _list(arguments: argparse.Namespace) -> int:
     from barenets import nets
     from barenets.ops import aligned
+    from barenets.train.data import published
     from barenets.weights import catalog
 
     networks = {name: nets.variants(name) for name in nets.NETWORKS}
     if arguments.json:
         entries = [entry.to_json() for entry in catalog.ENTRIES]
-        print(json.dumps({"networks": networks, "weights": entries}))
+        sets = {name: [asdict(file) for file in published.files(name)] for name in published.NAMES}
+        print(json.dumps({"networks": networks, "weights": entries, "data": sets}))
         return _DONE
     print(
         aligned([("network", "variants, the default first"), *((n, ", ".join(v)) for n, v in networks.items())], left=2)
@@ -409,6 +412,9 @@ def _list(arguments: argparse.Namespace) -> int:
         accuracy = (f"{share:.1f}" if share else "?" for share in (entry.top1, entry.top5))
         rows.append((entry.name, entry.net, entry.variant, size, *accuracy, entry.licence))
     print(aligned(rows, left=3))
+    print()
+    sizes = ((name, f"{sum(file.size for file in published.files(name)) / 1e6:.0f}") for name in published.NAMES)
+    print(aligned([("data set", "MB"), *sizes]))
     return _DONE
 
 
@@ -576,13 +582,16 @@ def _check(arguments: argparse.Namespace) -> int:
 def _split(arguments: argparse.Namespace) -> int:
     from barenets.train import data
     from barenets.train.data import lists
+    from barenets.train.data.place import exists
 
     names = ("train", "val", "test")[: len(arguments.fractions)]
     if not 2 <= len(arguments.fractions) <= 3:
         raise UserError("--fractions: give two, for train.txt and val.txt, or three, for test.txt, too")
+    paths = [os.path.join(arguments.out, f"{name}.txt") for name in names]
+    for path in filter(exists, paths):  # it may be the source itself
+        raise UserError(f"{path}: is there already; choose another --out, or remove it")
     records = data.read(arguments.source)
-    for name, part in zip(names, records.split(arguments.fractions, arguments.seed), strict=True):
-        path = os.path.join(arguments.out, f"{name}.txt")
+    for path, part in zip(paths, records.split(arguments.fractions, arguments.seed), strict=True):
         lists.write(part, path)
         print(f"{path}: {len(part):,} pictures of {part.num_classes:,} classes")
     return _DONE
@@ -594,8 +603,9 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     # A second set in the folder has the classes of the first.
     records = data.read(arguments.source, names_beside(os.path.join(arguments.out, "")))
-    name = arguments.name or os.path.basename(arguments.source.rstrip("/")).rpartition(":")[2].partition(".")[0]
-    for path in data.pack(records, arguments.out, name or "pictures", arguments.shards, arguments.seed):
+    called, _, words = os.path.basename(arguments.source.rstrip("/")).partition(":")
+    name = arguments.name or words.replace(":", "-") or called.partition(".")[0] or "pictures"
+    for path in data.pack(records, arguments.out, name, arguments.shards, arguments.seed):
         print(path)
     return _DONE
 

@@ -61,8 +61,9 @@ def memory(variable: tf.Variable) -> np.ndarray | None:
     value, again = (np.asarray(tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)) for _ in "12")
     if value.ctypes.data != again.ctypes.data or not value.flags.c_contiguous:  # should TensorFlow ever copy here
         return None
-    room = memoryview((ctypes.c_char * value.nbytes).from_address(value.ctypes.data))
-    return np.frombuffer(room, value.dtype).reshape(value.shape)
+    room = (ctypes.c_char * value.nbytes).from_address(value.ctypes.data)
+    room.owner = value  # type: ignore[attr-defined]  # the memory stays as long as anybody may write to it
+    return np.frombuffer(memoryview(room), value.dtype).reshape(value.shape)
 
 
 def _windows(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

@@ -78,7 +78,8 @@ def load(
     difference, and nothing is assigned. A variable that is skipped keeps its value. So do those of an auxiliary
     head that the file lacks whole, and one that the network lacks is passed over.
 
-    Warns where the weights fit by their shapes but are known to be another variant's.
+    Large variables are written where they lie, so nothing may run the network meanwhile. Values that were read before
+    stay as they were. Warns where the weights fit by their shapes but are known to be another variant's.
     """
     arrays, origin = (read(source), source) if isinstance(source, str) else (source, origin)
     report = plan(net, arrays, skip, origin)
@@ -94,18 +95,19 @@ def load(
 
 
 def _assign(variables: dict[str, tf.Variable], arrays: Arrays, names: Iterable[str]) -> None:
-    running = []
+    large = []
     for name in names:
         variable = variables[name]
         array = arrays.view(name) if isinstance(arrays, Weights) else arrays[name]
         room = copies.memory(variable) if array.size >= _LARGE else None
         if room is not None:
-            running.append(copies.Copy(room.reshape(array.shape), array))
+            large.append((room.reshape(array.shape), array))
         else:
             value = np.asarray(array, variable.dtype.as_numpy_dtype).reshape(variable.shape)
             # variable.assign() does the same, after 0.2 ms of Python: for each of ResNet-152's 777.
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.constant(value))
-    for copy in running:
+    # Only now: Python at work on other things would keep the threads waiting for its lock.
+    for copy in [copies.Copy(room, array) for room, array in large]:
         copy.wait()
 
 

@@ -20,6 +20,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^{name} +{', '.join(nets.variants(name))}$", text, re.MULTILINE)
     for entry in catalog.ENTRIES:
         assert re.search(rf"^{entry.name} +{entry.net} +{entry.variant} ", text, re.MULTILINE)
+    for name, size in (("mnist", 12), ("fashion_mnist", 31), ("cifar10", 170), ("cifar100", 169)):
+        assert re.search(rf"^{name} +{size}$", text, re.MULTILINE)
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +32,13 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert googlenet["kind"] == {"net": "googlenet", "variant": "bvlc", "origin": "caffe"}
     assert googlenet["preprocessing"]["channels"] == "BGR"
     assert (googlenet["top1"], googlenet["size"]) == (68.7, 53_533_754)
+    assert {name: len(files) for name, files in content["data"].items()} == {
+        "mnist": 4,
+        "fashion_mnist": 4,
+        "cifar10": 1,
+        "cifar100": 1,
+    }
+    assert all(len(file["sha256"]) == 64 for files in content["data"].values() for file in files)
 
 
 def test_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

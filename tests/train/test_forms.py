@@ -57,9 +57,17 @@ def test_mnist_is_mapped_not_read(tmp_path: Path) -> None:
     assert type(base.obj).__name__ == "mmap"
 
 
-def test_fashion_mnist_has_its_names(tmp_path: Path) -> None:
-    folder = mnist(tmp_path / "Fashion-MNIST", pictures(1), np.arange(12, dtype=np.uint8) % 10)
-    assert data.read(str(folder)).class_names == FASHION
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [("Fashion-MNIST", FASHION), ("old-fashioned/mnist", DIGITS), ("fashion/fashion_mnist", FASHION)],
+)
+def test_fashion_mnist_has_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, names: tuple[str, ...]
+) -> None:
+    mnist(tmp_path / folder, pictures(1), np.arange(12, dtype=np.uint8) % 10)
+    assert data.read(f"{tmp_path}/{folder}").class_names == names
+    monkeypatch.chdir(tmp_path / folder)
+    assert data.read("train-images-idx3-ubyte").class_names == names
     assert len(set(FASHION)) == 10
 
 
@@ -155,7 +163,8 @@ def test_npz_of_parts(tmp_path: Path) -> None:
     assert records.paths[3] == f"{file}:train#3"
     records = data.read(f"{file}:test")
     np.testing.assert_array_equal(records.pixels, test[..., None])
-    assert records.labels.tolist() == [4, 5, 9]
+    assert (records.class_names, records.labels.tolist()) == (("4", "5", "9"), [0, 1, 2])
+    assert data.read(f"{file}:test", DIGITS).labels.tolist() == [4, 5, 9]
     assert error_of(data.read, str(file)) == f"{file}: has several parts; name one: {file}:train, {file}:test"
 
 
@@ -169,6 +178,22 @@ def test_npz_of_images_and_labels(tmp_path: Path) -> None:
     np.savez(file, train_images=images, train_labels=np.array([12, 3, 3, 7]))
     assert data.read(str(file)).class_names == ("3", "7", "12")
     assert data.read(f"{file}:train").labels.tolist() == [2, 0, 0, 1]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (3, 7)])
+def test_npz_has_the_classes_of_its_labels(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    np.savez(tmp_path / "a.npz", x=pictures(1), y=np.array(numbers * 6, np.uint8))
+    records = data.read(f"{tmp_path}/a.npz")
+    assert (records.class_names, records.labels.tolist()) == (tuple(map(str, numbers)), [0, 1] * 6)
+
+
+def test_npz_of_members_that_are_no_arrays(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x_train", b"text")
+        archive.writestr("y_train", b"text")
+    message = f"{file}: its members x_train and y_train are no arrays; write it with numpy.savez"
+    assert error_of(data.read, str(file)) == message
 
 
 @pytest.mark.parametrize(
@@ -265,6 +290,18 @@ def test_cifar100_pickles(tmp_path: Path, text: bool) -> None:
     damaged = tmp_path / "cifar-100-python.tar.gz"
     damaged.write_bytes(damaged.read_bytes()[:200])
     assert error_of(data.read, f"{damaged}:train").startswith(f"{damaged}: ")
+
+
+def test_cifar_archive_is_bounded_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an archive with twice as much as may be, the part that is asked for is read, and no more."""
+    cifar100(tmp_path / "cifar-100-python", pictures(1, 3, 32, 32, 3))
+    file = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(tmp_path / "cifar-100-python", "cifar-100-python")
+    most = sum((tmp_path / "cifar-100-python" / name).stat().st_size for name in ("train", "meta"))
+    monkeypatch.setattr("barenets.train.data.cifar._LARGEST", most)
+    assert len(data.read(f"{file}:train")) == len(data.read(f"{file}:test")) == 3
+    assert f"claims more than {most:,} bytes" in error_of(data.read, str(file))
 
 
 def test_cifar_binary(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.train.data import records
+from barenets.train.data import lists, records, table
+from tests.train import forms
 
 
 def picture(path: Path) -> str:
@@ -119,6 +120,64 @@ def test_paths_may_have_spaces_and_the_list_any_white_space(tmp_path):
     names = ["my cat.jpg", "two  spaces .jpg", "folder 3/x.jpg"]
     assert data.paths == tuple(str(tmp_path / name) for name in names)
     assert data.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "test", "meta"), ("a.tfrecord", "b"), ("train-images-idx3-ubyte", "b"), ("cifar-10-batches", "b")],
+)
+def test_folders_may_be_called_as_files_of_other_forms_are(tmp_path, names):
+    for name in names:
+        picture(tmp_path / name / "1.jpg")
+    data = records.read(str(tmp_path))
+    assert (data.class_names, len(data)) == (tuple(sorted(names)), len(names))
+
+
+@pytest.mark.parametrize("form", ["shard", "mnist", "cifar"])
+def test_class_folders_beside_a_file_of_another_form(tmp_path, form):
+    picture(tmp_path / "cat/1.jpg")
+    if form == "shard":
+        file = forms.shard(tmp_path / "x.tfrecord", [forms.example(image=forms.png(0), label=0)]).name
+    elif form == "mnist":
+        forms.mnist(tmp_path, forms.pictures(1), np.zeros(12, np.uint8))
+        file = "train-images-idx3-ubyte"
+    else:
+        forms.cifar10(tmp_path, forms.pictures(1, 1, 32, 32, 3), [0])
+        file = "batches.meta"
+    message = error_of(records.read, str(tmp_path))
+    assert message.startswith(f"{tmp_path}: has pictures in the folder cat and in {file};")
+    if form != "shard":
+        assert len(records.read(f"{tmp_path}:train"))  # which the folders do not have
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("digits", [10, 20, 5000])
+def test_numbers_of_many_digits_are_no_classes(tmp_path, beside, digits):
+    if beside:
+        (tmp_path / "labels.txt").write_text("0:cat\n1:dog\n")
+    (tmp_path / "list.txt").write_text(f"a.jpg 0\nb.jpg {'1' * digits}\n")
+    message = error_of(records.read, str(tmp_path / "list.txt"))
+    shown = "1" * min(digits, 30)
+    assert message == f"{tmp_path}/list.txt line 2: label {shown} is too large; number the classes from 0"
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("a", "b", "c")])
+def test_a_negative_number_is_no_index(tmp_path, names):
+    for name in ("-1", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    message = error_of(records.read, str(tmp_path), names)
+    assert message.startswith(f"{tmp_path}/-1: label -1 is beyond the {len(names)} classes")
+
+
+def test_labels_txt_that_cannot_be_read_is_not_replaced(tmp_path):
+    beside = tmp_path / "labels.txt"
+    beside.write_bytes(b"0:caf\xe9\n")
+    one = records.Records(("/a.jpg",), np.zeros(1, np.int32), ("cat",), "")
+    for call, *arguments in ((lists.write, one), (table.names_beside,)):
+        message = error_of(call, *arguments, f"{tmp_path}/list.txt")
+        assert message == f"{beside}: is not UTF-8 text; mend or remove it"
+    assert beside.read_bytes() == b"0:caf\xe9\n"
 
 
 def test_paths_start_at_the_list_unless_absolute(tmp_path):

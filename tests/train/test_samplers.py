@@ -1,6 +1,7 @@
 """Samplers: pure, and as likely as they say, against exact probabilities and a slow sampler of its own."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -139,13 +140,26 @@ def test_class_paired_against_a_slow_one() -> None:
         assert stats.chi2_contingency(table[:, table.sum(0) > 10]).pvalue > 0.001
 
 
-def test_many_steps_are_drawn_in_blocks() -> None:
+def test_many_steps_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(20_000, dtype=np.int32) % 3
-    order = ClassPaired(0, 2).order(labels, 0).reshape(-1, 2, 2)
+    whole = ClassPaired(0, 2).order(labels, 0)
+    monkeypatch.setattr("barenets.train.data.samplers._BLOCK", 100)
+    np.testing.assert_array_equal(ClassPaired(0, 2).order(labels, 0), whole)
+    order = whole.reshape(-1, 2, 2)
     assert len(order) == 5000
     found = labels[order]
     assert (found[:, 0, 0] != found[:, 1, 0]).all()
     assert (order[..., 0] != order[..., 1]).all()
+
+
+def test_memory_of_many_classes() -> None:
+    labels = np.arange(20_000, dtype=np.int32)
+    tracemalloc.start()
+    order = ClassPaired(0, 32).order(labels, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(order.reshape(-1, 64)[-1].tolist())) == 32
+    assert peak < 48 << 20  # all steps at once take 100 MB
 
 
 @pytest.mark.parametrize(

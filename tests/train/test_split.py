@@ -227,6 +227,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert error.count("\n") == 1
 
 
+def test_the_command_replaces_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "val.txt"
+    source.write_text("".join(f"/p/{i}.jpg {i % 2}\n" for i in range(20)))
+    before = source.read_bytes()
+    assert main(["data", "split", str(source), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"barenets: {source}: is there already; choose another --out, or remove it\n"
+    assert (source.read_bytes(), list(tmp_path.iterdir())) == (before, [source])
+
+
 def test_real_sets_split(shared_data: Path, tmp_path: Path) -> None:
     for i, (source, counts) in enumerate((("mnist:train", [22_500, 2_500]), ("dog_breeds/labels.csv", [434, 48]))):
         records = data.read(f"{shared_data}/{source}")

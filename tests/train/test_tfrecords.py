@@ -85,6 +85,31 @@ def test_shards_of_two_sets_under_one_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "source", "reason"),
+    [
+        (("t-00000-of-00001", "t-00000-of-00001.tfrecord"), ":t", "has a shard twice, "),
+        (("t-00000-of-00001", "t-00000-of-00001.tfrecord"), "/t-*", "has a shard twice, "),
+        (("t-00000-of-00002", "t-00000-of-00002.tfrecord", "t-00001-of-00002"), "/t-00000*", "has a shard twice, "),
+        (("t.tfrecord", "t.tfrecords"), "", "has shards of several sets, t.tfrecord and t.tfrecords;"),
+        (("t-00000-of-00001", "t-00000-of-00002"), "/*", "has shards of several sets, "),
+        (("t-00000-of-00003", "t-00002-of-00003"), "/t-*", "has 2 of 3 shards; number 1 is missing"),
+    ],
+)
+def test_shards_that_do_not_fit_together(tmp_path: Path, names: tuple[str, ...], source: str, reason: str) -> None:
+    for name in names:
+        shard(tmp_path / name, [slim(0, 1)])
+    assert error_of(data.read, f"{tmp_path}{source}").startswith(f"{tmp_path}{source}: {reason}")
+
+
+def test_patterns_pick_out_and_leave_out_what_is_hidden(tmp_path: Path) -> None:
+    for i in range(3):
+        shard(tmp_path / f"t-0000{i}-of-00003", [slim(0, i)])
+    (tmp_path / ".t-00003-of-00004.77.tmp").write_bytes(b"half a record")
+    assert contents(data.read(f"{tmp_path}/*")) == [png(0), png(1), png(2)]
+    assert contents(data.read(f"{tmp_path}/t-0000[02]-*")) == [png(0), png(2)]
+
+
 # Names of classes
 
 
@@ -269,7 +294,7 @@ def test_pixels_are_packed_without_loss(tmp_path: Path, channels: int) -> None:
     decoded = np.stack([tf.io.decode_png(content).numpy() for content in contents(records)])
     np.testing.assert_array_equal(decoded, original.pixels)
     assert records.labels.tolist() == original.labels.tolist()
-    assert records.class_names == original.class_names == tuple("0123456789")
+    assert records.class_names == original.class_names == ("0", "1", "2")
 
 
 def test_packing_in_another_order(folders: Path, tmp_path: Path) -> None:
@@ -306,6 +331,26 @@ def test_packing_that_cannot_be(folders: Path, tmp_path: Path) -> None:
     assert error_of(data.pack, original, out, "c").startswith(f"{original.paths[4]}: the file is empty;")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["{folders}", "{tmp}/file"], "{tmp}/file: is a file, not a folder"),
+        (["{folders}", "{tmp}/out", "--name", "a/b"], "'a/b': is no name for a set of shards; give one of letters"),
+        (["{tmp}/one/train-*", "{tmp}/out"], "'train-*': is no name for a set of shards; give one of letters"),
+    ],
+)
+def test_packing_under_an_unfit_name(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    data.pack(data.read(str(folders)), str(tmp_path / "one"), "train")
+    assert main(["data", "pack", *(each.format(folders=folders, tmp=tmp_path) for each in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"barenets: {reason.format(tmp=tmp_path)}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_are_those_of_tensorflow(tmp_path: Path) -> None:
     from barenets.train.data.tfrecords import framed
 
@@ -335,6 +380,11 @@ def test_the_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     mnist(tmp_path / "mnist", pictures(1), np.arange(12, dtype=np.uint8) % 10)
     assert main(["data", "pack", f"{tmp_path}/mnist:train", str(tmp_path / "digits")]) == 0
     assert len(data.read(f"{tmp_path}/digits:train")) == 12
+    (tmp_path / "hundred").mkdir()
+    (tmp_path / "hundred/test.bin").write_bytes(bytes(3074))
+    (tmp_path / "hundred/fine_label_names.txt").write_text("a\n")
+    assert main(["data", "pack", f"{tmp_path}/hundred:test:coarse", str(tmp_path / "coarse")]) == 0
+    assert (tmp_path / "coarse/test-coarse-00000-of-00001").exists()
 
 
 def test_the_doctor_looks_into_shards(folders: Path, tmp_path: Path) -> None:

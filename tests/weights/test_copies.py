@@ -1,5 +1,8 @@
 """Copies are right whatever the order of the source, and go to no memory but the variable's own."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -95,3 +98,16 @@ def test_a_function_sees_what_was_loaded():
     assert total() == 0
     weights.load(net, {"a": np.ones((SIDE, SIDE), np.float32)})
     assert total() == SIDE * SIDE
+
+
+def test_memory_outlives_its_variable():
+    """As it must where a load is interrupted while threads still write."""
+    variable = tf.Variable(tf.ones([SIDE, SIDE]))
+    room, freed = copies.memory(variable), weakref.ref(variable)
+    del variable
+    gc.collect()
+    others = [tf.zeros([SIDE, SIDE]) for _ in range(8)]  # which would take up memory that is free
+    assert freed() is None
+    assert room.min() == room.max() == 1
+    room[...] = 2
+    assert max(np.max(other) for other in others) == 0

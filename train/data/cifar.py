@@ -13,9 +13,11 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from barenets import UserError
 from barenets.train.data.place import Place, entries, exists, numbered
@@ -30,26 +32,34 @@ _META = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
 _COARSE = "coarse_label_names.txt"
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 _SIDE = 32
-_LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's largest has 155 million
+_LARGEST = 1 << 28  # bytes of all that is wanted of an archive; CIFAR-100 has 186 million
 
 _Open = Callable[[], memoryview]
 
 
 def fits(place: Place) -> bool:
     if place.names is not None:
-        return _is_set(place.names) or any(name in _FOLDERS for name in place.names)
+        return _is_set(place) or bool(_inner(place))
     name = os.path.basename(place.path)
-    batch = any(part.fullmatch(name) for part in _PARTS.values())
-    return place.head[:1] == b"\x80" or _is_archive(name) or (batch and name.endswith(".bin"))
+    return place.head[:1] == b"\x80" or _is_archive(name) or (_part(name) is not None and name.endswith(".bin"))
 
 
-def _is_set(names: tuple[str, ...]) -> bool:
-    batches = [name for name in names if any(part.fullmatch(name) for part in _PARTS.values())]
-    return bool(batches) and any(meta in names for meta in _META)
+def _is_set(place: Place) -> bool:
+    return any(place.files(_part)) and any(place.files(_META.__contains__))
 
 
-def _is_wanted(name: str) -> bool:
-    return name in (*_META, _COARSE) or any(part.fullmatch(name) for part in _PARTS.values())
+def _inner(place: Place) -> list[str]:
+    """The folders as they come out of the archives."""
+    return [name for name in place.names or () if name in _FOLDERS and tf.io.gfile.isdir(place.child(name))]
+
+
+def _part(name: str) -> str | None:
+    """Which part a batch belongs to; None if it is no batch by its name."""
+    return next((part for part, pattern in _PARTS.items() if pattern.fullmatch(name)), None)
+
+
+def _is_meta(name: str) -> bool:
+    return name in (*_META, _COARSE)
 
 
 def _is_archive(name: str) -> bool:
@@ -60,7 +70,7 @@ def read(place: Place) -> Records:
     """The part of a folder or archive that is named, or the batch at `place`; with fine labels unless `coarse` is."""
     coarse = place.words[-1:] == ("coarse",)
     words = place.words[:-1] if coarse else place.words
-    plain = Place(place.source, place.path, words, place.names, place.head)
+    plain = replace(place, words=words)
     archive = place.names is None and _is_archive(os.path.basename(place.path))
     if place.names is None and not archive:
         plain.whole()
@@ -68,8 +78,8 @@ def read(place: Place) -> Records:
         members: dict[str, _Open] = {meta: _opener(os.path.join(folder, meta)) for meta in _all_meta(folder)}
         batches = {name: _opener(place.path)}
     else:
-        folder, members = _members(place)
-        parts = {part: _batches(members, pattern) for part, pattern in _PARTS.items()}
+        folder, members = _members(plain)
+        parts = {part: _batches(members, part) for part in _PARTS}
         batches = plain.choose({part: found for part, found in parts.items() if found})
 
     read_batches = [_batch(os.path.join(folder, name), content(), members, coarse) for name, content in batches.items()]
@@ -92,8 +102,8 @@ def read(place: Place) -> Records:
     return Records(paths, numbers.astype(np.int32), names, place.source, pixels)
 
 
-def _batches(members: Mapping[str, _Open], pattern: re.Pattern[str]) -> dict[str, _Open]:
-    names = [name for name in sorted(members) if pattern.fullmatch(name)]
+def _batches(members: Mapping[str, _Open], part: str) -> dict[str, _Open]:
+    names = [name for name in sorted(members) if _part(name) == part]
     pickled = [name for name in names if not name.endswith(".bin")]  # where both forms are, they are the same pictures
     return {name: members[name] for name in pickled or names}
 
@@ -109,30 +119,38 @@ def _all_meta(folder: str) -> list[str]:
 def _members(place: Place) -> tuple[str, dict[str, _Open]]:
     """The folder that has the batches, in an archive or not, and name -> opens it."""
     if place.names is None:
-        return place.path, _unpacked(place.path)
-    folder, names = place.path, place.names
-    if not _is_set(names):
-        inner = [name for name in names if name in _FOLDERS]
+        return place.path, _unpacked(place)
+    if not _is_set(place):
+        inner = _inner(place)
         if len(inner) > 1:
             raise UserError(f"{place.source}: has several sets; name one: {', '.join(map(place.child, inner))}")
         folder = place.child(inner[0])
-        names = entries(folder)
-    return folder, {name: _opener(os.path.join(folder, name)) for name in names}
+        place = replace(place, path=folder, names=entries(folder))
+    names = place.files(lambda name: _is_meta(name) or _part(name))
+    return place.path, {name: _opener(place.child(name)) for name in names}
 
 
-def _unpacked(path: str) -> dict[str, _Open]:
-    """What a .tar or .tar.gz has; in memory."""
+def _unpacked(place: Place) -> dict[str, _Open]:
+    """What a .tar or .tar.gz has, in memory: the names of classes, and the part that is named, or all parts."""
+    path = place.path
     found: dict[str, _Open] = {}
+    left = _LARGEST
     try:
         with files.opened(path) as file, tarfile.open(fileobj=file) as archive:
             for item in archive:
-                if _is_wanted(os.path.basename(item.name)) and item.isreg() and not item.issparse():
-                    if item.size > _LARGEST:
-                        raise ValueError(f"{item.name!r:.99} claims {item.size:,} bytes")
+                name = os.path.basename(item.name)
+                part = _part(name)
+                if not (_is_meta(name) or part) or not item.isreg() or item.issparse():
+                    continue
+                content = memoryview(b"")  # of a part that is not asked for only the name counts
+                if not (part and place.words) or part in place.words:
+                    left -= item.size
+                    if left < 0:
+                        raise ValueError(f"with {name!r:.99} it claims more than {_LARGEST:,} bytes")
                     member = archive.extractfile(item)
                     assert member
                     content = memoryview(member.read())
-                    found[os.path.basename(item.name)] = lambda content=content: content  # type: ignore[misc]
+                found[name] = lambda content=content: content  # type: ignore[misc]
     except UserError:
         raise
     except Exception as error:  # a damaged archive can be any nonsense

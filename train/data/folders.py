@@ -13,6 +13,7 @@ from barenets.train.data.table import Records, agree, classes
 
 # Anything else may be a picture, whatever its extension; that is for the decoder to say.
 OTHER_NAME = re.compile(r".*\.(txt|csv|tsv|json|md|xml|html|ya?ml|ini|log|db)", re.IGNORECASE)
+PICTURE_NAME = re.compile(r".*\.(jpe?g|png|gif|bmp|webp)", re.IGNORECASE)
 _SYNSET = re.compile(r"(n\d{8})[_.].*")
 
 
@@ -33,6 +34,14 @@ def read(place: Place, class_names: Sequence[str] | None) -> Records:
         own = Records(paths, *classes([synset(name) or "" for name in files], paths.__getitem__), place.source)
         return agree(own, class_names)
     raise UserError(f"{source}: no pictures in class folders; give each class a sub-folder of pictures")
+
+
+def of_class(place: Place) -> str | None:
+    """The first sub-folder of the folder at `place` that has what is called as pictures are."""
+    for name in place.names or ():
+        if tf.io.gfile.isdir(place.child(name)) and any(map(PICTURE_NAME.fullmatch, pictures(place.child(name)))):
+            return name
+    return None
 
 
 def synset(path: str) -> str | None:

@@ -27,7 +27,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 def fits(place: Place) -> bool:
     if place.names is not None:
-        return any(map(_PICTURES.fullmatch, place.names))
+        return any(place.files(_PICTURES.fullmatch))
     return place.head.startswith((b"\0\0\x08", b"\x1f\x8b")) or bool(_PICTURES.fullmatch(os.path.basename(place.path)))
 
 
@@ -37,7 +37,7 @@ def read(place: Place) -> Records:
     if place.names is None:
         place.whole()
     else:
-        found = [(match[1], name) for name in place.names if (match := _PICTURES.fullmatch(name))]
+        found = [(match[1], name) for name in place.files(_PICTURES.fullmatch) if (match := _PICTURES.fullmatch(name))]
         # Backwards: of a file and its gzipped form the former counts.
         parts = {"train" if part == "train" else "test": place.child(name) for part, name in reversed(found)}
         path = place.choose(dict(sorted(parts.items(), reverse=True)))
@@ -48,15 +48,17 @@ def read(place: Place) -> Records:
         raise UserError(f"{labels_path}: has {len(labels):,} labels where {path} has {len(pixels):,} pictures")
     if not len(pixels):
         raise UserError(f"{path}: has no pictures")
-    indices, names = named(labels, path)
+    indices, names = _named(labels, path)
     return Records(numbered(path, len(pixels)), indices, names, place.source, pixels[..., None])
 
 
-def named(labels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Indices and names of the classes of a set in MNIST's manner: ten, if no number is above 9."""
+def _named(labels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Indices and names of the classes: ten, if no number is above 9."""
     if labels.max() > 9:
         return closed(labels.tolist(), lambda i: f"{path}#{i}")
-    names = FASHION if "fashion" in path.lower() else tuple(map(str, range(10)))
+    folder, file = os.path.split(os.path.abspath(path))
+    own = f"{os.path.basename(folder)}/{file}"  # a folder further up may be called anything
+    names = FASHION if "fashion" in own.lower() else tuple(map(str, range(10)))
     return labels.astype(np.int32), names
 
 

@@ -14,12 +14,11 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.train.data import tfrecords
-from barenets.train.data.folders import synset
+from barenets.train.data.folders import PICTURE_NAME, synset
 from barenets.train.data.place import Place, exists, locate
-from barenets.train.data.table import Records, agree, classes, names_beside, with_names, write_names
+from barenets.train.data.table import Records, agree, classes, names_beside, whole, with_names, write_names
 from barenets.weights import files
 
-_PICTURE_NAME = re.compile(r".*\.(jpe?g|png|gif|bmp|webp)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+")
 _WITHIN = re.compile(r"(.+)#([0-9]{1,18})")
 
@@ -38,7 +37,7 @@ def read(place: Place, class_names: Sequence[str] | None, held: Callable[[Place]
 
     beside = names_beside(source)
     if beside and all(map(_NUMBER.fullmatch, labels)):
-        own = with_names(Records(paths, np.array(labels, np.int64), (), place.source), beside, where)
+        own = with_names(Records(paths, np.array(whole(labels, where), np.int64), (), place.source), beside, where)
     else:
         indices, names = classes(labels, where, class_names)
         if class_names is None and names == tuple(map(str, range(len(names)))):
@@ -78,7 +77,7 @@ def text_of(source: str, what: str) -> str:
         raise UserError(f"{source}: not UTF-8 text; give {what}") from error
 
 
-def absolute(path: str) -> bool:
+def is_absolute(path: str) -> bool:
     return os.path.isabs(path) or "://" in path
 
 
@@ -91,12 +90,12 @@ def _lines(source: str) -> list[tuple[int, str, str]]:
             continue
         # From the right, since paths have spaces; so "my cat.jpg" alone would read as a class "cat.jpg".
         path, *rest = line.rsplit(maxsplit=1)
-        label = rest[0] if rest and not _PICTURE_NAME.fullmatch(rest[0]) else None
+        label = rest[0] if rest and not PICTURE_NAME.fullmatch(rest[0]) else None
         if label is None:
             path, label = line, synset(line)
         if label is None:
             raise UserError(f"{source} line {number}: no label after {line!r}; write `path label`")
-        if not absolute(path):
+        if not is_absolute(path):
             path = os.path.join(os.path.dirname(source), path)
         entries.append((number, path, label))
     if not entries:

@@ -6,12 +6,9 @@
 Pictures are whole numbers from 0 to 255, [N, H, W] or [N, H, W, 1 or 3]; labels are numbers or text, [N] or [N, 1].
 """
 
-from typing import Any
-
 import numpy as np
 
 from barenets import UserError
-from barenets.train.data.idx import named
 from barenets.train.data.place import Place, numbered
 from barenets.train.data.table import Records, classes, closed
 from barenets.weights import files
@@ -31,6 +28,8 @@ def read(place: Place) -> Records:
         with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
             x, y = _choose(place, archive.files)
             pixels, labels = archive[x], archive[y]
+            if not (isinstance(pixels, np.ndarray) and isinstance(labels, np.ndarray)):
+                raise UserError(f"{path}: its members {x} and {y} are no arrays; write it with numpy.savez")
     except UserError:
         raise
     except MemoryError:
@@ -42,7 +41,7 @@ def read(place: Place) -> Records:
     pixels = _pixels(pixels, f"{path}: {x}")
     if labels.shape not in ((len(pixels),), (len(pixels), 1)):
         raise UserError(f"{path}: {y} has the shape {labels.shape} where {x} has {len(pixels):,} pictures")
-    indices, names = _classes(labels.reshape(-1), path, f"{path}: {y}")
+    indices, names = _classes(labels.reshape(-1), f"{path}: {y}")
     return Records(numbered(where, len(pixels)), indices, names, place.source, pixels)
 
 
@@ -68,7 +67,7 @@ def _choose(place: Place, keys: list[str]) -> tuple[str, str]:
     )
 
 
-def _pixels(pixels: Any, what: str) -> np.ndarray:
+def _pixels(pixels: np.ndarray, what: str) -> np.ndarray:
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
@@ -80,7 +79,7 @@ def _pixels(pixels: Any, what: str) -> np.ndarray:
     return np.ascontiguousarray(pixels, np.uint8)
 
 
-def _classes(labels: np.ndarray, path: str, what: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _classes(labels: np.ndarray, what: str) -> tuple[np.ndarray, tuple[str, ...]]:
     def place(i: int) -> str:
         return f"{what}[{i}]"
 
@@ -88,6 +87,4 @@ def _classes(labels: np.ndarray, path: str, what: str) -> tuple[np.ndarray, tupl
         return classes(labels.tolist(), place)
     if labels.dtype.kind not in "iu":
         raise UserError(f"{what} has the type {labels.dtype}; labels must be whole numbers or text")
-    if labels.min() < 0:
-        return closed(labels.tolist(), place)  # which says where
-    return named(labels, path)
+    return closed(labels.tolist(), place)

@@ -1,6 +1,7 @@
 """Writes a data set as shards of tf.train.Example, under slim's names of the features."""
 
 import os
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from barenets.train.data.place import exists
 from barenets.train.data.table import Records, write_names
 from barenets.weights import files
 
+_NAME = r"\w[\w.-]*"
 _MOST_SHARDS = 99_999  # their numbers have five digits
 _FORMATS = {b"\xff\xd8\xff": b"jpeg", b"\x89PNG": b"png", b"GIF8": b"gif", b"BM": b"bmp", b"RIFF": b"webp"}
 
@@ -21,8 +23,8 @@ def pack(records: Records, folder: str, name: str, shards: int = 1, seed: int | 
 
     Files are copied byte for byte, pixels become PNGs. The order is that of `records`, or one drawn by `seed`. Reading
     FOLDER:NAME gives the same labels, names and pictures. Each file is there whole or not at all, `labels.txt` first;
-    no more than one picture is in memory. Raises UserError if a picture or the folder cannot be read or written, and
-    if there are shards of that name already.
+    no more than one picture is in memory. Raises UserError if a picture or the folder cannot be read or written, for
+    a name that is not made of letters, digits and `_.-`, and if there are shards of that name already.
     """
     if not 1 <= shards <= min(max(len(records), 1), _MOST_SHARDS):
         raise UserError(
@@ -30,6 +32,10 @@ def pack(records: Records, folder: str, name: str, shards: int = 1, seed: int | 
         )
     if not len(records):
         raise UserError(f"{records.source}: has no pictures to pack")
+    if not re.fullmatch(_NAME, name):
+        raise UserError(f"{name!r}: is no name for a set of shards; give one of letters, digits and _ . - with --name")
+    if exists(folder) and not tf.io.gfile.isdir(folder):
+        raise UserError(f"{folder}: is a file, not a folder; choose another for the shards")
     present = [file for file in tf.io.gfile.listdir(folder) if file.startswith(f"{name}-")] if exists(folder) else []
     if present:
         raise UserError(f"{os.path.join(folder, present[0])}: is there already; remove all of its set, or name another")

@@ -1,7 +1,7 @@
 """Where a data set lies: a file or a folder, and which part of it is meant."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,10 @@ class Place:
 
     def child(self, name: str) -> str:
         return os.path.join(self.path, name)
+
+    def files(self, fits: Callable[[str], object]) -> Iterator[str]:
+        """Names of the files in the folder that fit; of folders with such names there may be some, too."""
+        return (name for name in self.names or () if fits(name) and not tf.io.gfile.isdir(self.child(name)))
 
     def choose(self, parts: Mapping[str, T]) -> T:
         """The part that `words` name; the only one if there is but one. Raises UserError that lists them."""

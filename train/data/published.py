@@ -62,15 +62,20 @@ _FILES = (
 NAMES = tuple(dict.fromkeys(file.name for file in _FILES))
 
 
+def files(name: str) -> list[File]:
+    """The files of the data set `name`."""
+    return [file for file in _FILES if file.name == name]
+
+
 def obtain(name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
     """Paths of the files of the data set `name`, downloaded if they are not there yet: `weights.fetch.obtain`."""
-    return [fetch.obtain(file, cache, say) for file in _FILES if file.name == name]
+    return [fetch.obtain(file, cache, say) for file in files(name)]
 
 
 def locate(source: str) -> place.Place | None:
     """The place that NAME or NAME:train means; None if it is no such name. Raises UserError if it is missing."""
     name, *words = source.split(":")
-    paths = [fetch.place(file) for file in _FILES if file.name == name]
+    paths = [fetch.place(file) for file in files(name)]
     if not paths:
         return None
     folder = os.path.dirname(paths[0])

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.train.data import cifar, folders, idx, lists, npz, published, tables, tfrecords
-from barenets.train.data.place import Place, locate
+from barenets.train.data.place import Place, is_hidden, locate
 from barenets.train.data.table import Records, agree
 
 __all__ = ["Records", "absolute", "read", "read_paths"]
@@ -47,7 +47,7 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
     place = locate(source) or published.locate(source)
     if place is None:
         if _is_pattern(source):
-            return agree(tfrecords.shards(_matches(source), source), class_names)
+            return agree(tfrecords.matched(_matches(source), source), class_names)
         raise UserError(f"{source}: no such file or folder; check the path")
     if (records := _held(place)) is not None:
         return agree(records, class_names)
@@ -60,13 +60,27 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
 
 def _held(place: Place) -> Records | None:
     """The pictures that the files at `place` hold; None if they are none of those that hold pictures."""
-    return next((form.read(place) for form in _FORMS if form.fits(place)), None)
+    form = next((form for form in _FORMS if form.fits(place)), None)
+    if form is None:
+        return None
+    if not place.words and (folder := folders.of_class(place)):  # class folders have no parts: FOLDER:train is clear
+        other = next((name for name in place.names or () if _holds(place.child(name))), "files of another form")
+        raise UserError(
+            f"{place.source}: has pictures in the folder {folder} and in {other}; name one of them, or keep them apart"
+        )
+    return form.read(place)
+
+
+def _holds(path: str) -> bool:
+    place = locate(path)
+    return place is not None and any(form.fits(place) for form in _FORMS)
 
 
 def absolute(source: str) -> str:
     """`source` as it means the same in any working directory."""
-    lies_here = locate(source) is not None or _is_pattern(source)  # or it is the name of a published set
-    return os.path.abspath(source) if lies_here and "://" not in source else source
+    if "://" in source or (locate(source) is None and not _is_pattern(source)):  # the name of a published set
+        return source
+    return os.path.abspath(source)
 
 
 def _is_pattern(source: str) -> bool:
@@ -99,9 +113,13 @@ def _is_folder(source: str) -> bool:
 
 def _matches(pattern: str) -> list[str]:
     try:
-        found = [path for path in sorted(tf.io.gfile.glob(pattern)) if not folders.OTHER_NAME.fullmatch(path)]
+        found = [path for path in sorted(tf.io.gfile.glob(pattern)) if _may_hold(os.path.basename(path))]
     except tf.errors.OpError as error:
         raise UserError(f"{pattern}: {error.message}; check the path") from error
     if not found:
         raise UserError(f"{pattern}: no file has such a name; check the path")
     return found
+
+
+def _may_hold(name: str) -> bool:
+    return not is_hidden(name) and not folders.OTHER_NAME.fullmatch(name)  # what a killed `pack` leaves is hidden

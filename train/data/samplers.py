@@ -8,7 +8,7 @@ import numpy as np
 
 from barenets import UserError
 
-_BLOCK = 4096  # steps that are drawn at once
+_BLOCK = 1 << 20  # numbers that are drawn at once
 
 
 class Sampler(Protocol):
@@ -74,8 +74,9 @@ class ClassPaired:
             raise UserError(f"steps of {self.classes} classes: there are {len(members.classes)} to draw from")
         rng = np.random.default_rng([self.seed, epoch])
         steps = max(1, round(len(labels) / (2 * self.classes)))
+        block = max(1, _BLOCK // len(members.classes))
         drawn = np.concatenate(
-            [self._classes(rng, members, min(_BLOCK, steps - at)) for at in range(0, steps, _BLOCK)]
+            [self._classes(rng, members, min(block, steps - at)) for at in range(0, steps, block)]
         ).reshape(-1)
         counts = members.counts[drawn]
         first = rng.integers(counts)

@@ -17,6 +17,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+")
 _SYNSET = re.compile(r"n[0-9]{8}")
 # A number beyond this is an identifier or a date, not a class.
 _MOST_CLASSES = 100_000
+_MOST_DIGITS = 9  # with which int() and int64 are safe
 _NAMES = "labels.txt"
 
 
@@ -125,10 +126,18 @@ def classes(
     names = set(labels)
     # Folders 1, 10, 2 sort as text: where numbers are class names, a number is not a place among them.
     if all(map(_NUMBER.fullmatch, names)) and (class_names is None or not names <= set(class_names)):
-        return closed([int(label) for label in labels], where)
+        return closed(whole(labels, where), where)
     order = sorted(names)
     index = {name: i for i, name in enumerate(order)}
     return np.array([index[label] for label in labels], np.int32), tuple(order)
+
+
+def whole(labels: Sequence[str], where: Where) -> list[int]:
+    """The numbers that `labels`, all of digits, are. Raises UserError for one of more digits than any class has."""
+    for i, label in enumerate(labels):
+        if len(label) > _MOST_DIGITS:
+            raise UserError(f"{where(i)}: label {label:.30} is too large; number the classes from 0")
+    return [int(label) for label in labels]
 
 
 def closed(numbers: Sequence[int], where: Where) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -155,7 +164,7 @@ def agree(own: Records, class_names: Sequence[str] | None, where: Where | None =
     names = [own.class_names[i] for i in used]
     numbers = all(map(_NUMBER.fullmatch, names)) and not set(names) <= set(wanted)
     if numbers and not all(map(_NUMBER.fullmatch, wanted)):
-        index = {name: int(name) for name in names if int(name) < len(wanted)}
+        index = {name: int(name) for name in names if len(name) <= _MOST_DIGITS and 0 <= int(name) < len(wanted)}
     elif wanted == catalog.imagenet_classes() and all(map(_SYNSET.fullmatch, names)):
         index = {synset: i for i, synset in enumerate(catalog.imagenet_synsets())}
         numbers = False
@@ -198,7 +207,8 @@ def names_beside(path: str) -> tuple[str, ...] | None:
     """The names of classes 0, 1, ... that a file beside `path` gives, or None.
 
     `labels.txt` has INDEX:NAME lines, as slim and this package write them; `label.labels.txt` a NAME on each,
-    as TensorFlow Datasets does. A `labels.txt` of another kind is none of this.
+    as TensorFlow Datasets does. A `labels.txt` of another kind is none of this. Raises UserError for one that cannot
+    be read.
     """
     folder = os.path.dirname(path)
     where = os.path.join(folder, _NAMES)
@@ -230,5 +240,7 @@ def _text_lines(path: str) -> list[str]:
             return []
         with tf.io.gfile.GFile(path, "rb") as file:
             return [line.rstrip("\r") for line in file.read().decode("utf-8-sig").split("\n") if line.strip()]
-    except (tf.errors.OpError, UnicodeDecodeError):
-        return []
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot be read ({error.message}); check its permissions, or remove it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; mend or remove it") from None

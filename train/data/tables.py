@@ -16,7 +16,7 @@ from functools import cache
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.train.data.lists import absolute, text_of
+from barenets.train.data.lists import is_absolute, text_of
 from barenets.train.data.place import Place, entries
 from barenets.train.data.table import Records, agree, classes
 
@@ -82,7 +82,7 @@ def _names(folder: str) -> frozenset[str]:
 
 def _find(folder: str, name: str, look: Callable[[str], frozenset[str]], where: str) -> str:
     """The picture's path; what has an extension and is not there is left for others to miss."""
-    if absolute(name):
+    if is_absolute(name):
         return name
     parent, base = os.path.split(name)
     for place in _FOLDERS:

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from barenets import UserError
-from barenets.train.data.place import Place
+from barenets.train.data.place import Place, entries
 from barenets.train.data.table import Records, Where, closed, names_beside, with_names
 from barenets.weights import catalog, files, tables
 
@@ -37,7 +37,7 @@ _PATIENCE = 1  # seconds before a progress bar
 
 def fits(place: Place) -> bool:
     if place.names is not None:
-        return any(_set(name) is not None for name in place.names)
+        return any(place.files(_is_shard))
     return _set(os.path.basename(place.path)) is not None or _begins(place.head)
 
 
@@ -57,6 +57,10 @@ def _set(name: str) -> str | None:
     return match and match[1]
 
 
+def _is_shard(name: str) -> bool:
+    return _set(name) is not None
+
+
 def read(place: Place) -> Records:
     """The shard at `place`, or the set of shards in a folder; the only one, or that which is named.
 
@@ -66,28 +70,41 @@ def read(place: Place) -> Records:
         place.whole()
         return shards([place.path], place.source)
     sets: dict[str, list[str]] = {}
-    for name in place.names:
-        if (key := _set(name)) is not None:
-            sets.setdefault(key, []).append(name)
+    for name in place.files(_is_shard):
+        sets.setdefault(_set(name) or "", []).append(name)
     parts = {key: key for key in sets}
     for word in place.words:
         meant = [key for key in sets if word in re.split(r"[-_.]", key)]
         if word not in parts and len(meant) == 1:
             parts[word] = meant[0]
     names = sets[place.choose(parts)]
-    _complete(place, names)
+    _check(place.source, names)
     return shards([place.child(name) for name in names], place.source)
 
 
-def _complete(place: Place, names: list[str]) -> None:
-    """Raises UserError if a shard of a set is missing, or if there are those of two."""
-    numbers = [(int(match[2]), int(match[3])) for name in names if (match := _SHARD.fullmatch(name))]
-    counts = {count for _, count in numbers}
-    if len(counts) > 1 or (counts and len(numbers) < len(names)):
-        raise UserError(f"{place.source}: has shards of several sets, {names[0]} and {names[-1]}; remove one of them")
-    for count in counts:
-        if missing := sorted(set(range(count)) - {number for number, _ in numbers}):
-            raise UserError(f"{place.source}: has {len(names)} of {count} shards; number {missing[0]} is missing")
+def matched(paths: Sequence[str], pattern: str) -> Records:
+    """The records of the files that `pattern` has found; those of one set must fit together, as in `read`."""
+    folders, names = zip(*map(os.path.split, paths), strict=True)
+    sets = {_set(name) for name in names}
+    if len(set(folders)) == len(sets) == 1 and None not in sets:
+        there = sum(_set(name) in sets for name in entries(folders[0]))
+        _check(pattern, names, whole=len(names) == there)  # else some were picked out: train-0000[0-4]*
+    return shards(paths, pattern)
+
+
+def _check(source: str, names: Sequence[str], whole: bool = True) -> None:
+    """Raises UserError if there are shards of two sets, or one twice, and if one of a `whole` set is missing."""
+    found = {name: (int(match[2]), int(match[3])) for name in names if (match := _SHARD.fullmatch(name))}
+    counts = {count for _, count in found.values()}
+    if len(counts) > 1 or len(found) < len(names) > 1:
+        raise UserError(f"{source}: has shards of several sets, {names[0]} and {names[-1]}; remove one of them")
+    first: dict[tuple[int, int], str] = {}
+    for name, number in found.items():
+        if first.setdefault(number, name) != name:
+            raise UserError(f"{source}: has a shard twice, {first[number]} and {name}; remove one of them")
+    for count in counts if whole else ():
+        if missing := sorted(set(range(count)) - {number for number, _ in found.values()}):
+            raise UserError(f"{source}: has {len(names)} of {count} shards; number {missing[0]} is missing")
 
 
 def shards(paths: Sequence[str], source: str) -> Records:
