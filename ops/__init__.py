@@ -8,7 +8,7 @@ from barenets.ops.dense import Dense
 from barenets.ops.dropout import dropout, fold_in, layer_dropout
 from barenets.ops.image import Preprocessing
 from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_normal
-from barenets.ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from barenets.ops.losses import center_loss, sigmoid_cross_entropy, softmax_cross_entropy
 from barenets.ops.module import Apply, Layer, LayerTable, Tap, aligned, layer_table, layers, named_variables, select
 from barenets.ops.norm import BatchNorm, local_response_normalization, local_response_normalization_tf
 from barenets.ops.pool import adaptive_avg_pool, avg_pool, max_pool
@@ -27,6 +27,7 @@ __all__ = [
     "adaptive_avg_pool",
     "aligned",
     "avg_pool",
+    "center_loss",
     "dropout",
     "fold_in",
     "gaussian",

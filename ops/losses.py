@@ -29,3 +29,15 @@ def sigmoid_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     `labels` are 0, 1 or anything between, of the shape of `logits`; so is the result.
     """
     return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits)
+
+
+def center_loss(labels: tf.Tensor, distances: tf.Tensor) -> tf.Tensor:
+    """How far, squared, each example is from the center of its class (Wen et al. 2016, without the 1/2).
+
+    `distances`, floating [N, classes], are squared distances from each class's center; `labels` are integers [N], or
+    floating [N, classes], the share of each class, which then weighs the distances. The result is [N].
+    """
+    labels = tf.convert_to_tensor(labels)
+    if labels.dtype.is_floating:
+        return tf.reduce_sum(tf.cast(labels, distances.dtype) * distances, 1)
+    return tf.gather(distances, labels, batch_dims=1)

@@ -1,12 +1,12 @@
 """The training step, and what stops it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from barenets.ops import Tap, fold_in, named_variables, softmax_cross_entropy
+from barenets.ops import Tap, center_loss, fold_in, named_variables, softmax_cross_entropy
 from barenets.train import inspect
 from barenets.train.optimizers import Optimizer
 
@@ -28,7 +28,12 @@ class Trainer:
     """Trains the variables `trained` (name -> variable) of `net` on the softmax cross-entropy of its logits.
 
     The step is a pure function of the variables, the batch, the step number and `seed`: dropout draws from
-    (seed, step, layer). `clip_norm` limits the norm of all gradients together (Pascanu et al. 2013).
+    (seed, step, layer). `clip_norm` limits the norm of all gradients together (Pascanu et al. 2013). All losses of
+    a picture are multiplied by the weight of its class, one of `class_weights`; the mean is still over the pictures.
+
+    With `accumulate` a batch goes through the network in so many pieces of equal size, the last one smaller if need be,
+    one after the other: the same step, with the activations of one piece in memory. Only batch norm, which sees the
+    pieces, makes it another one, and dropout draws from (seed, step, piece, layer).
     """
 
     def __init__(
@@ -40,12 +45,21 @@ class Trainer:
         seed: int = 0,
         clip_norm: float | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        accumulate: int = 1,
         exact_histograms: bool = False,
     ) -> None:
+        """Raises ValueError for a negative weight of a class and for fewer than one piece."""
+        if accumulate < 1:
+            raise ValueError(f"a batch goes through the network in at least 1 piece, got {accumulate}")
+        if class_weights is not None and not all(weight >= 0 for weight in class_weights):
+            raise ValueError(f"class weights must be 0 or more, got {list(class_weights)}")
         self.net, self.trained, self.optimizer = net, dict(trained), optimizer
+        self.class_weights, self._accumulate = class_weights, accumulate
         self._seed, self._clip_norm, self._label_smoothing = seed, clip_norm, label_smoothing
         self._exact = exact_histograms
         self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
+        self._centers: Mapping[str, float] = getattr(net, "center_losses", {})
         self._statistics = [variable for variable in named_variables(net).values() if not variable.trainable]
 
         def compiled(labels: tf.TensorSpec, watch: bool) -> Any:
@@ -77,10 +91,7 @@ class Trainer:
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
         statistics = self.statistics()
-        logits, loss, gradients = self._gradients(images, labels, rng)
-        if missing := [name for name, gradient in gradients.items() if gradient is None]:
-            raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
-
+        correct, loss, gradients = self._accumulated(images, labels, rng)
         squares = {name: 2.0 * tf.nn.l2_loss(gradient) for name, gradient in gradients.items()}
         norm = tf.sqrt(tf.add_n(list(squares.values())))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)  # a NaN anywhere makes the norm NaN
@@ -106,9 +117,6 @@ class Trainer:
                 applied = tf.cond(finite, apply, undo)
             with tf.control_dependencies([applied]):
                 seen = inspect.observe_update(self.trained, before)
-
-        classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
-        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
         return StepResult(loss, correct, finite, norm, seen)
 
     def statistics(self) -> list[tf.Tensor]:
@@ -120,22 +128,68 @@ class Trainer:
         for variable, value in zip(self._statistics, statistics, strict=True):
             variable.assign(value)
 
+    def _accumulated(
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """How many pictures were right, the loss, and its gradients, of a batch that goes through in pieces."""
+
+        def found(images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor) -> tuple[Any, ...]:
+            logits, loss, gradients = self._gradients(images, labels, rng)
+            if missing := [name for name, gradient in gradients.items() if gradient is None]:
+                raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
+            classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
+            correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
+            return correct, loss, gradients
+
+        if self._accumulate == 1:
+            return found(images, labels, rng)
+
+        count = tf.shape(images)[0]
+        size = self._piece_size(count)
+
+        def add(start: tf.Tensor, correct: tf.Tensor, loss: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[Any, ...]:
+            right, mean, gradients = found(*self._piece(images, labels, rng, start, size))
+            share = tf.cast(tf.minimum(size, count - start), tf.float32) / tf.cast(count, tf.float32)
+            sums = {name: total + share * gradients[name] for name, total in sums.items()}
+            return start + size, correct + right, loss + share * mean, sums
+
+        zeros = {name: tf.zeros_like(variable) for name, variable in self.trained.items()}
+        first = (tf.constant(0), tf.constant(0), tf.constant(0.0), zeros)
+        # One after the other, so that no two pieces are in memory.
+        _, correct, loss, sums = tf.while_loop(lambda start, *_: start < count, add, first, parallel_iterations=1)
+        return correct, loss, sums
+
+    def _piece_size(self, count: Any) -> Any:
+        return (count + self._accumulate - 1) // self._accumulate
+
+    def _piece(
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, start: Any, size: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The pictures, labels and seed of the piece that begins with picture `start`."""
+        if self._accumulate == 1:
+            return images, labels, rng
+        part = slice(start, start + size)
+        return images[part], labels[part], tf.random.fold_in(rng, start, alg="philox")
+
     def _gradients(
         self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         """Logits, loss, and the loss's gradient of each trained variable.
 
-        Where the network has auxiliary classifiers, their losses are part of the loss, each by its share.
+        Where the network has auxiliary classifiers and centers, their losses are part of the loss, each by its share.
         """
         others: dict[str, tf.Tensor] = {}
 
         def look(name: str, x: tf.Tensor) -> tf.Tensor:
-            if name in self._auxiliary:
+            if name in self._auxiliary or name in self._centers:
                 others[name] = x
             return x if tap is None else tap(name, x)
 
+        def mean(losses: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_mean(losses if self.class_weights is None else losses * self._weights(labels, logits))
+
         def cross_entropy(logits: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
+            return mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
 
         # The tape watches only what trains, so frozen layers below cost no backward pass.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -144,7 +198,16 @@ class Trainer:
             loss = cross_entropy(logits)
             for name, share in self._auxiliary.items():
                 loss += share * cross_entropy(others[name])
+            for name, share in self._centers.items():
+                loss += share * mean(center_loss(labels, others[name]))
         return logits, loss, tape.gradient(loss, self.trained)
+
+    def _weights(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """What the loss of each picture counts, float32 [N]."""
+        weights = tf.constant(self.class_weights, tf.float32)
+        if weights.shape != logits.shape[1:]:
+            raise ValueError(f"there are {weights.shape[0]} class weights, and {logits.shape[1]} classes")
+        return tf.linalg.matvec(labels, weights) if labels.dtype.is_floating else tf.gather(weights, labels)
 
 
 class DivergedError(ArithmeticError):
@@ -154,7 +217,8 @@ class DivergedError(ArithmeticError):
 def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step: int) -> str:
     """Where a step's first NaN or infinity is: a picture, a variable, an activation, the loss or a gradient.
 
-    Runs the step again, eagerly and without changing anything, so it needs the same batch and variables.
+    Runs the step again, eagerly and without changing anything, so it needs the same batch and variables. A batch in
+    pieces is looked at piece by piece.
     Activations are looked at from the first layer up, gradients from the last layer down, as they arise.
     """
 
@@ -172,9 +236,14 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
         return x
 
     statistics = trainer.statistics()
-    _, loss, gradients = trainer._gradients(images, labels, tf.constant([trainer._seed, step]), look)
+    rng, count = tf.constant([trainer._seed, step]), len(images)
+    size = trainer._piece_size(count)
+    for start in range(0, count, size):
+        _, loss, gradients = trainer._gradients(*trainer._piece(images, labels, rng, start, size), look)
+        if not found and bad(loss):
+            found.append("the loss")
+        found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]
+        if found:
+            break
     trainer.restore(statistics)
-    if not found and bad(loss):
-        found.append("the loss")
-    found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]
     return found[0] if found else "the norm of all gradients together, which overflows"

@@ -1,10 +1,11 @@
-"""SGD with momentum, Adam and RMSprop from TensorFlow's update kernels, and learning-rate schedules.
+"""SGD with momentum, Adam and RMSprop from TensorFlow's update kernels, averages, and learning-rate schedules.
 
 Written out because the point is to see them. Each update is one fused pass over a variable.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import tensorflow as tf
 
@@ -160,6 +161,49 @@ class RMSprop(Optimizer):
             epsilon=self._epsilon,
             grad=gradient,
         )
+
+
+class Averaged(Optimizer):
+    """`optimizer`, and averages of what it trains: after each step  a ← d·a + (1−d)·w.
+
+    d is `decay`, but less in the first steps, min(decay, (1+t)/(10+t)), as in TensorFlow 1's
+    ExponentialMovingAverage: so the first values are soon forgotten. Moving averages of batch norm are not averaged.
+    """
+
+    def __init__(self, optimizer: Optimizer, decay: float) -> None:
+        """Raises ValueError unless 0 ≤ decay < 1."""
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of averages must be at least 0 and below 1, got {decay}")
+        super().__init__(optimizer._variables)
+        self._decay = decay
+        self.optimizer = optimizer
+        self.averages = {name: tf.Variable(v, trainable=False) for name, v in self._variables.items()}
+        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
+        """One step of the optimizer, and of the averages towards what it came to."""
+        self.optimizer.apply(gradients, learning_rate)
+        # 1 − min(decay, (1+t)/(10+t)), but 1 − decay is not rounded to what float32 holds near 1.
+        rest = tf.maximum(1 - self._decay, 9 / (10 + tf.cast(self.updates, tf.float32)))
+        for name, average in self.averages.items():
+            average.assign_sub(rest * (average - self._variables[name]))
+        self.updates.assign_add(1)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The variables have the averages' values; afterwards, to the bit, their own."""
+        own = {name: tf.identity(variable) for name, variable in self._variables.items()}
+        try:
+            self.settle()
+            yield
+        finally:
+            for name, value in own.items():
+                self._variables[name].assign(value)
+
+    def settle(self) -> None:
+        """Gives the variables the averages' values."""
+        for name, average in self.averages.items():
+            self._variables[name].assign(average)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "rmsprop": RMSprop}

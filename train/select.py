@@ -37,6 +37,25 @@ def multipliers(names: Iterable[str], patterns: Mapping[str, float]) -> dict[str
     return {name: factors.get(name, 1.0) for name in names}
 
 
+def rate_decay(names: Iterable[str], factor: float) -> dict[str, float]:
+    """For each name the factor of its layer's learning rate: 1 for the last layer, `factor`, `factor`², ... below.
+
+    `names` are in the network's order. A layer is what has a kernel; what has none, a batch norm or centers, belongs to
+    the layer before it. Layers of parallel branches count one after the other. Raises UserError unless
+    0 < factor ≤ 1.
+    """
+    if not 0 < factor <= 1:
+        raise UserError(f"the rate decay must be above 0 and at most 1, got {factor}")
+    layers: dict[str, None] = {}
+    places: dict[str, int] = {}
+    for name in names:
+        layer, _, kind = name.rpartition("/")
+        if kind.endswith("weights"):
+            layers[layer] = None
+        places[name] = max(len(layers), 1)
+    return {name: factor ** (max(len(layers), 1) - place) for name, place in places.items()}
+
+
 def freeze_norms(net: tf.Module, trained: Mapping[str, tf.Variable]) -> None:
     """Freezes each batch norm of `net` that has nothing in `trained`: its moving averages then stay, too.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from barenets.ops import sigmoid_cross_entropy, softmax_cross_entropy
+from barenets.ops import center_loss, sigmoid_cross_entropy, softmax_cross_entropy
 from tests.ops.reference import gradient, normal, numerical_gradient
 
 LABELS = np.array([0, 4, 2, 2, 1])
@@ -109,3 +109,23 @@ def test_soft_labels(smoothing):
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     q = (1 - smoothing) * mixed + smoothing / 6
     np.testing.assert_allclose(ours, (softmax - q) * dy[:, None], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_center_loss_against_finite_differences(soft):
+    """Of features and of centers, in float64: central differences of a quadratic are exact but for rounding."""
+    features, centers, dy = normal(5, 4), normal(6, 4, seed=1), normal(5, seed=2)
+    shares = np.random.default_rng(3).dirichlet(np.ones(6), 5) if soft else np.eye(6)[LABELS]
+    labels = tf.constant(shares) if soft else tf.constant(LABELS)
+
+    def loss(features, centers):
+        return center_loss(labels, tf.reduce_sum((features[:, None] - centers) ** 2, 2))
+
+    by_hand = [sum(shares[n, k] * sum((features[n] - centers[k]) ** 2) for k in range(6)) for n in range(5)]
+    np.testing.assert_allclose(loss(features, centers), by_hand, rtol=1e-12)
+    for i, ours in enumerate((features, centers)):
+
+        def moved(x, i=i):
+            return loss(x, centers) if i == 0 else loss(features, x)
+
+        np.testing.assert_allclose(gradient(moved, ours, dy), numerical_gradient(moved, ours, dy), rtol=1e-6, atol=1e-8)

@@ -474,3 +474,167 @@ def test_soft_labels(smoothing):
     assert int(result.correct) == int((logits.argmax(1) == mixed.argmax(1)).sum())
     with pytest.raises(TypeError, match="labels are int32 or float32, got int64"):
         trainers[2].step(images, np.array(labels, np.int64), 0, 0.1)
+
+
+# Class weights, further losses
+
+
+class Rich(Net):
+    """The net with a second classifier and with centers, behind what fc3 puts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary, self.center_losses = {"auxiliary": 0.3}, {"centers": 0.7}
+        self.auxiliary_fc = ops.Dense(6, CLASSES, seed=(5, 0))
+        self.means = tf.Variable(tf.random.stateless_normal([CLASSES, 6], [6, 0]))
+
+    def __call__(self, x, *, train=False, rng=None, tap=None):
+        features = []
+
+        def look(name, x):
+            if name == "fc3":
+                features.append(x)
+            return x if tap is None else tap(name, x)
+
+        logits, layer = super().__call__(x, train=train, rng=rng, tap=look), ops.layers(tap)
+        layer("auxiliary", self.auxiliary_fc, features[0])
+        layer("centers", lambda x: tf.reduce_sum((x[:, None] - self.means) ** 2, 2), features[0])
+        return logits
+
+
+RICH = (*LAYERS, "auxiliary_fc", "means")
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "shares"])
+def test_class_weights_and_further_losses(soft):
+    """w_old − w_new at rate 1 against the gradients of the loss written out; the loss against Keras, too."""
+    weights, (images, labels) = np.array([0.5, 2.0, 0.0], np.float32), batch(6)
+    q = np.eye(CLASSES, dtype=np.float32)[labels]
+    if soft:
+        q = np.random.default_rng(0).dirichlet(np.ones(CLASSES), 6).astype(np.float32)
+    net = Rich()
+    old, trained, tapped = values(net), chosen(net, *RICH), {}
+
+    with tf.GradientTape() as tape:
+        logits = net(images, tap=lambda name, x: tapped.setdefault(name, x))
+        cross_entropies = [-tf.reduce_sum(q * tf.nn.log_softmax(z), 1) for z in (logits, tapped["auxiliary"])]
+        each = cross_entropies[0] + 0.3 * cross_entropies[1] + 0.7 * tf.reduce_sum(q * tapped["centers"], 1)
+        loss = tf.reduce_sum(each * (q @ weights)) / 6
+    expected = tape.gradient(loss, trained)
+
+    result = trainer(net, *RICH, class_weights=weights.tolist()).step(
+        images, tf.constant(q) if soft else labels, 0, 1.0
+    )
+    assert float(result.loss) == pytest.approx(float(loss), rel=1e-5)  # float32 sums in another order
+    for name, gradient in expected.items():
+        # w_old − w_new rounds w of up to 1 by 6e-8.
+        np.testing.assert_allclose(old[name] - values(net)[name], gradient, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    keras = pytest.importorskip("keras")
+    theirs = keras.losses.CategoricalCrossentropy(from_logits=True)
+    total = theirs(q, logits, q @ weights) + 0.3 * theirs(q, tapped["auxiliary"], q @ weights)
+    centers = float(np.mean((q @ weights) * np.sum(q * tapped["centers"], 1)))
+    assert float(result.loss) == pytest.approx(float(total) + 0.7 * centers, rel=1e-5)
+
+
+def test_class_weights_that_cannot_be():
+    with pytest.raises(ValueError, match=r"^class weights must be 0 or more, got \[1.0, -1.0, 1.0\]$"):
+        trainer(Net(), class_weights=[1.0, -1.0, 1.0])
+    with pytest.raises(ValueError, match=r"there are 2 class weights, and 3 classes"):
+        trainer(Net(), class_weights=[1.0, 1.0])._gradients(*batch(), tf.constant([0, 0]))
+
+
+# Accumulation
+
+
+@functools.cache
+def whole_steps() -> tuple[list[StepResult], dict[str, np.ndarray]]:
+    """Of a batch of 7 and one of 4, at once."""
+    net = Rich()
+    ours = trainer(net, *RICH, optimizer=Adam, clip_norm=0.5, class_weights=[0.5, 2.0, 1.0])
+    return [ours.step(*batch(size), i, 0.01) for i, size in enumerate((7, 4))], values(net)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 9])
+def test_accumulated_is_the_step_of_the_whole_batch(pieces):
+    """With a last piece that is smaller, and with more pieces than pictures; one trace for all sizes."""
+    net = Rich()
+    ours = trainer(net, *RICH, optimizer=Adam, clip_norm=0.5, class_weights=[0.5, 2.0, 1.0], accumulate=pieces)
+    results, expected = whole_steps()
+    for i, (size, whole) in enumerate(zip((7, 4), results, strict=True)):
+        result = ours.step(*batch(size), i, 0.01)
+        # Sums of float32 in another order.
+        assert float(result.loss) == pytest.approx(float(whole.loss), rel=1e-5)
+        assert float(result.gradient_norm) == pytest.approx(float(whole.gradient_norm), rel=1e-5)
+        assert int(result.correct) == int(whole.correct)
+    for name, value in values(net).items():
+        # Adam divides a gradient by its own size: what rounding makes of one near 0 is a share of 1e-4 of a step.
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=3e-6, err_msg=name)
+    assert ours._steps[False].experimental_get_tracing_count() == 1
+
+
+def test_each_piece_draws_its_own_dropout():
+    """The step is the sum of steps on 2, 2 and 1 pictures, each with dropout from (seed, step, its first picture)."""
+    images, labels = tf.repeat(batch(1)[0], 5, 0), tf.constant([1] * 5)
+    nets = [Net(dropout=0.5) for _ in range(2)]
+    old, trained, each = values(nets[0]), chosen(nets[1]), []
+    trainer(nets[0], accumulate=3).step(images, labels, 7, 1.0)
+    for start, stop in ((0, 2), (2, 4), (4, 5)):
+        with tf.GradientTape() as tape:
+            rng = tf.random.fold_in([SEED, 7], start, alg="philox")
+            log_p = tf.nn.log_softmax(nets[1](images[start:stop], train=True, rng=rng))
+            loss = -tf.reduce_sum(log_p[:, 1]) / 5
+        each.append(tape.gradient(loss, trained))
+    assert (each[0]["fc4/weights"].numpy() != each[1]["fc4/weights"].numpy()).any()  # of the same pictures
+    for name in trained:
+        total = sum(gradients[name].numpy() for gradients in each)
+        np.testing.assert_allclose(old[name] - values(nets[0])[name], total, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+class Normed(tf.Module):
+    """A batch norm and an output; notes how many pictures come at once."""
+
+    input_shape = (2, 2, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = ops.BatchNorm(3)
+        self.fc = ops.Dense(12, CLASSES, seed=(1, 0))
+        self._seen: list[int | None] = []
+
+    def __call__(self, x, *, train=False, rng=None, tap=None):
+        self._seen.append(x.shape[0])
+        layer = ops.layers(tap)
+        x = layer("bn", functools.partial(self.bn, train=train), x)
+        return layer("fc", lambda x: self.fc(tf.reshape(x, [-1, 12])), x)
+
+
+def test_batch_norm_sees_the_pieces():
+    """And nothing of them stays where one is not finite, which is then looked for piece by piece."""
+    net = Normed()
+    trained = {name: v for name, v in named_variables(net).items() if v.trainable}
+    ours = Trainer(net, trained, plain_sgd(trained), accumulate=2)
+    images = np.random.default_rng(0).standard_normal((4, 2, 2, 3)).astype(np.float32)
+    labels, moving = tf.constant([0, 0, 1, 0]), np.zeros(3)
+    ours.step(tf.constant(images), labels, 0, 0.0)
+    for piece in (images[:2], images[2:]):
+        moving = 0.9 * moving + 0.1 * piece.astype(np.float64).mean((0, 1, 2))
+    np.testing.assert_allclose(net.bn.moving_mean, moving, rtol=1e-5, atol=1e-7)  # float32
+
+    net.fc.weights.assign(tf.zeros_like(net.fc.weights))
+    net.fc.biases.assign([HUGE, -HUGE, -HUGE])  # no loss for class 0, and one beyond float32 for the third picture
+    before = values(net)
+    assert not bool(ours.step(tf.constant(images), labels, 1, 0.1).finite)
+    assert_unchanged(net, before)
+    net._seen.clear()
+    assert first_nonfinite(ours, tf.constant(images), labels, 1) == "the loss"
+    assert net._seen == [2, 2]
+    assert_unchanged(net, before)
+
+
+def test_no_loop_unless_there_are_pieces():
+    graphs = [trainer(Net(), "fc4", accumulate=k)._steps[False].get_concrete_function().graph for k in (1, 2)]
+    loops = [{"While", "StatelessWhile"} & set(operations_run(graph)) for graph in graphs]
+    assert [bool(found) for found in loops] == [False, True]
+    with pytest.raises(ValueError, match="at least 1 piece, got 0"):
+        trainer(Net(), accumulate=0)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from barenets import UserError
+from barenets import UserError, weights
 from barenets.ops import named_variables
 from barenets.train import optimizers
-from barenets.train.optimizers import SGD, Adam, Optimizer, RMSprop
+from barenets.train.optimizers import SGD, Adam, Averaged, Optimizer, RMSprop
 
 SHAPES = {"conv1/weights": (3, 3, 2, 4), "conv1/biases": (4,), "bn1/gamma": (4,), "fc2/weights": (8, 5)}
 STEPS = 10
@@ -310,3 +310,94 @@ def test_schedules_that_do_not_exist():
         optimizers.schedule("step", 0.1, 9)
     with pytest.raises(UserError, match=r"^there is no schedule 'linear'; there are constant, step, cosine$"):
         optimizers.schedule("linear", 0.1, 9)
+
+
+# Averages
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9999])
+def test_averages(decay):
+    """Against TensorFlow 1's, and the formula in float64: .3 is reached in the fourth step, .9999 is not."""
+    values = variables()
+    averaged = Averaged(SGD(values, momentum=0.0), decay)
+    apply = tf.function(averaged.apply, autograph=False)
+    steps = tf.Variable(0)
+    theirs = tf.train.ExponentialMovingAverage(decay, steps)
+    theirs.apply(list(values.values()))
+    w = {name: value.astype(np.float64) for name, value in start().items()}
+    a = dict(w)
+    for step, rate in enumerate(CHANGING):
+        apply({name: tf.constant(g) for name, g in gradients(step).items()}, tf.constant(rate, tf.float32))
+        steps.assign(step)
+        theirs.apply(list(values.values()))
+        d = min(decay, (1 + step) / (10 + step))
+        for name, g in gradients(step).items():
+            w[name] = w[name] - rate * g
+            a[name] = d * a[name] + (1 - d) * w[name]
+    for name, variable in values.items():
+        np.testing.assert_allclose(averaged.averages[name], theirs.average(variable), rtol=1e-6, atol=1e-6)
+        assert_close({name: averaged.averages[name].numpy()}, {name: a[name]}, rtol=1e-5, atol=1e-6)
+
+
+def test_averages_of_a_slow_decay():
+    """Far behind the warm-up: a step moves them by 1 − d of the way, of which float32's .99999 leaves 3 digits."""
+    variable = tf.Variable([1.0])
+    averaged = Averaged(SGD({"fc/biases": variable}, momentum=0.0), 0.99999)
+    averaged.updates.assign(10**7)
+    averaged.averages["fc/biases"].assign([0.0])
+    averaged.apply({"fc/biases": tf.zeros([1])}, tf.constant(0.1))
+    np.testing.assert_allclose(averaged.averages["fc/biases"], 1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_a_decay_that_cannot_be(decay):
+    with pytest.raises(ValueError, match=f"^the decay of averages must be at least 0 and below 1, got {decay}$"):
+        Averaged(SGD(variables()), decay)
+
+
+def test_averages_have_names_and_go_on_where_they_were():
+    """Saved and loaded by their names, as a checkpoint does, they go on to the bit."""
+
+    def steps(optimizer: Optimizer, numbers: range) -> None:
+        for step in numbers:
+            optimizer.apply({name: tf.constant(g) for name, g in gradients(step).items()}, tf.constant(0.05))
+
+    values, others = variables(), variables()
+    first, second = (Averaged(Adam(v), 0.3) for v in (values, others))
+    names = ["optimizer/steps"]
+    names += [f"optimizer/{slot}/{name}" for slot in ("first_moment", "second_moment") for name in SHAPES]
+    assert list(named_variables(first)) == [*names, *(f"averages/{name}" for name in SHAPES), "updates"]
+    assert not any(variable.trainable for variable in named_variables(first).values())
+
+    steps(first, range(3))
+    for name, variable in others.items():
+        variable.assign(values[name])
+    weights.load(second, {name: variable.numpy() for name, variable in named_variables(first).items()})
+    for optimizer in (first, second):
+        steps(optimizer, range(3, 6))
+    for name, variable in named_variables(first).items():
+        assert named_variables(second)[name].numpy().tobytes() == variable.numpy().tobytes(), name
+
+
+def test_averages_take_the_place_of_the_variables_for_a_while():
+    values = variables()
+    averaged = Averaged(Adam(values), 0.9)
+    for step in range(3):
+        averaged.apply({name: tf.constant(g) for name, g in gradients(step).items()}, tf.constant(0.05))
+    own = {name: v.numpy() for name, v in values.items()}
+
+    def look() -> None:
+        with averaged.in_place():
+            for name, v in values.items():
+                np.testing.assert_array_equal(v, averaged.averages[name])
+                assert (v.numpy() != own[name]).any()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        look()
+    for name, v in values.items():
+        assert v.numpy().tobytes() == own[name].tobytes()
+    averaged.settle()
+    averaged.apply({name: tf.constant(g) for name, g in gradients(3).items()}, tf.constant(0.05))
+    for name, v in values.items():  # they do not share their memory
+        assert (v.numpy() != averaged.averages[name].numpy()).any()

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.train.select import multipliers, trained_variables
+from barenets.train.select import multipliers, rate_decay, trained_variables
 
 
 class Layer(tf.Module):
@@ -92,3 +92,18 @@ def test_the_first_match_wins(patterns, factors):
 def test_a_negative_factor(factor):
     with pytest.raises(UserError, match=rf"^the learning-rate multiplier of 'fc8' is negative: {factor}$"):
         multipliers(NAMES, {"fc8": factor})
+
+
+def test_rate_decay():
+    """conv1, conv10 with the batch norm after it, fc8."""
+    assert rate_decay(NAMES, 0.5) == dict(zip(NAMES, [0.25, 0.25, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0], strict=True))
+    assert set(rate_decay(NAMES, 1.0).values()) == {1.0}
+    separable = ["a/weights", "b/depthwise_weights", "b/pointwise_weights", "b_bn/gamma"]
+    assert list(rate_decay(separable, 0.1).values()) == [pytest.approx(0.1), 1, 1, 1]
+    assert list(rate_decay(["bn/gamma", "fc/weights"], 0.1).values()) == [1, 1]  # nothing below it to belong to
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1.1, math.nan])
+def test_rate_decay_refuses(factor):
+    with pytest.raises(UserError, match="the rate decay must be above 0 and at most 1"):
+        rate_decay(NAMES, factor)
