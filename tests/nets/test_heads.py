@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from barenets import nets, ops, weights
-from barenets.nets import DenseHead, GLUHead, Headed, LinearHead
+from barenets.nets import Centers, DenseHead, GLUHead, Headed, LinearHead
 from barenets.ops import layer_table, named_variables
 from barenets.train.loop import Trainer
 from barenets.train.optimizers import SGD
@@ -28,7 +28,7 @@ HEADS = {
 TAPS = {
     "linear": ["pool", "dropout", "classifier"],
     "dense": ["flatten", "fc", "relu", "dropout", "classifier"],
-    "glu": ["pool", "auxiliary_classifier", "linear", "gate", "glu", "dropout", "classifier"],
+    "glu": ["pool", "auxiliary_classifier", "linear", "gate", "glu", "centers", "dropout", "classifier"],
 }
 
 
@@ -86,6 +86,13 @@ def keras_model(kind: str):
     """The head's layers in Keras; its outputs are ours by name."""
     import keras
 
+    class SquaredDistances(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(CLASSES, shape[-1]))
+
+        def call(self, x):
+            return keras.ops.sum((keras.ops.expand_dims(x, 1) - self.kernel) ** 2, -1)
+
     layer = keras.layers
     x = keras.Input((H, W, C))
     if kind == "dense":
@@ -98,6 +105,7 @@ def keras_model(kind: str):
             linear, gate = (layer.Dense(6, name=name)(pool) for name in ("linear", "gate"))
             top = outputs["glu"] = layer.multiply([linear, layer.Activation("sigmoid")(gate)])
             outputs["auxiliary_classifier"] = layer.Dense(CLASSES, name="auxiliary_classifier")(pool)
+            outputs["centers"] = SquaredDistances(name="centers")(top)
         outputs["classifier"] = layer.Dense(CLASSES, name="classifier")(top)
     return keras.Model(x, outputs)
 
@@ -108,7 +116,7 @@ def test_same_outputs_and_gradients_as_keras(kind):
     theirs = {}
     for name, variable in named_variables(head).items():
         layer, part = name.split("/")
-        theirs[name] = getattr(model.get_layer(layer), {"weights": "kernel", "biases": "bias"}[part])
+        theirs[name] = getattr(model.get_layer(layer), {"biases": "bias"}.get(part, "kernel"))
         theirs[name].assign(variable.numpy())
     assert len(theirs) == len(model.weights)
 
@@ -128,15 +136,75 @@ def test_same_outputs_and_gradients_as_keras(kind):
         np.testing.assert_allclose(ours[name], gradient, **CLOSE, err_msg=name)
 
 
-def test_the_sigmoid_of_one_logit_is_a_probability():
-    head, x = DenseHead((H, W, C), seed=1), normal(5, H, W, C)
-    logits = head(x)
-    assert (head.fc.weights.shape, logits.shape) == ((H * W * C, 256), (5, 1))
-    labels = tf.constant([[1], [0], [1], [0], [0]])
-    p = tf.sigmoid(logits).numpy().astype(np.float64)
-    expected = -np.log(np.where(labels == 1, p, 1 - p))
-    # p of order 0.5 is rounded by 6e-8.
-    np.testing.assert_allclose(ops.sigmoid_cross_entropy(labels, logits), expected, rtol=1e-6)
+def test_two_classes_share_one_unit():
+    """Softmax of (0, z), its loss and the loss's gradient are the sigmoid's of z, as here and in Keras."""
+    import keras
+
+    head, x = lively(DenseHead((H, W, C), width=7)), normal(5, H, W, C, seed=9)
+    assert head.classifier.weights.shape == (7, 1)
+    labels = tf.constant([1, 0, 1, 0, 0])
+    binary = tf.cast(labels, tf.float32)[:, None]
+    assert list(tapped(head, x)) == [*TAPS["dense"], "logits"]
+
+    with tf.GradientTape(persistent=True) as tape:
+        seen = tapped(head, x)
+        z, logits = seen["classifier"], seen["logits"]
+        losses = [
+            tf.reduce_mean(ops.softmax_cross_entropy(labels, logits)),
+            tf.reduce_mean(ops.sigmoid_cross_entropy(binary, z)),
+            tf.reduce_mean(keras.losses.binary_crossentropy(binary, z, from_logits=True)),
+        ]
+    np.testing.assert_array_equal(logits, np.concatenate([np.zeros([5, 1]), z], 1))
+    # Probabilities of order 1 are rounded by 6e-8; a large z is what makes losses large.
+    np.testing.assert_allclose(tf.nn.softmax(logits)[:, 1:], tf.sigmoid(z), rtol=1e-6)
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-6)
+    ours, *others = (tape.gradient(loss, named_variables(head)) for loss in losses)
+    for name, gradient in ours.items():
+        assert np.abs(gradient).max() > 1e-3, name
+        for other in others:
+            np.testing.assert_allclose(gradient, other[name], **CLOSE, err_msg=name)
+
+
+def test_two_classes_train_as_the_sigmoid_does():
+    """The Trainer, which knows softmax only, makes the step that Keras makes of binary cross-entropy."""
+    import keras
+
+    net = Headed(Base(), lively(DenseHead((H, W, C), width=7, dropout_rate=0.0)))
+    images, labels = normal(6, *Base.input_shape), tf.constant([1, 0, 0, 1, 1, 0])
+    before = values(net)
+    layer = keras.layers
+    model = keras.Sequential([keras.Input((H, W, C)), layer.Flatten(), layer.Dense(7, "relu"), layer.Dense(1)])
+    model.set_weights([before[f"head/{name}"] for name in named_variables(net.head)])
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.BinaryCrossentropy(from_logits=True))
+    model.train_on_batch(net.base(images).numpy(), labels.numpy()[:, None])
+    assert bool(trainer(net, "head").step(images, labels, 0, 0.1).finite)
+    for name, theirs in zip(named_variables(net.head), model.get_weights(), strict=True):
+        np.testing.assert_allclose(values(net)[f"head/{name}"], theirs, **CLOSE, err_msg=name)
+
+
+def test_distances_against_a_loop():
+    """In float64; close centers keep their digits."""
+    rng = np.random.default_rng(0)
+    features, means = rng.standard_normal([5, 6]) + 1000, rng.standard_normal([3, 6]) + 1000
+    centers = Centers(3, 6, dtype=tf.float64)
+    centers.means.assign(means)
+    expected = [[sum((a - b) ** 2 for a, b in zip(x, c, strict=True)) for c in means] for x in features]
+    np.testing.assert_allclose(centers(tf.constant(features)), expected, rtol=1e-14)  # sums of 6 squares
+    assert list(named_variables(centers)) == ["means"]
+
+
+def test_a_glu_without():
+    """Gate, second classifier and centers may each be left out; then there is nothing of them."""
+    x = normal(5, H, W, C)
+    bare = lively(GLUHead(C, CLASSES, features=6, gated=False, auxiliary=0, centers=0))
+    seen = tapped(bare, x)
+    assert list(seen) == ["pool", "linear", "glu", "dropout", "classifier"]
+    np.testing.assert_array_equal(seen["glu"], seen["linear"])
+    layers = [f"{layer}/{part}" for layer in ("linear", "classifier") for part in ("weights", "biases")]
+    assert list(named_variables(bare)) == layers
+    assert (bare.auxiliary, bare.center_losses) == ({}, {})
+    net = Headed(Base(), GLUHead(C, CLASSES, auxiliary=0.5, centers=0))
+    assert (net.auxiliary, net.center_losses) == ({"head/auxiliary_classifier": 0.5}, {})
 
 
 # What networks have, heads have
@@ -149,7 +217,7 @@ def test_taps(kind):
     names = ["base/conv1", "base/bn1", "base/dropout", *(f"head/{name}" for name in TAPS[kind])]
     assert list(tapped(net, x)) == list(tapped(net, x, train=True, rng=RNG)) == names
     for name in names:
-        if name != "head/auxiliary_classifier":
+        if name not in ("head/auxiliary_classifier", "head/centers"):  # which are for the loss
             other = net(x, tap=lambda key, y, name=name: y + 1 if key == name else y)
             assert np.abs(other - net(x)).max() > 1e-3, name
 
@@ -160,24 +228,28 @@ def test_names_and_table():
     base += ["bn1/moving_mean", "bn1/moving_variance"]
     layers = ["auxiliary_classifier", "linear", "gate", "classifier"]
     head = [f"{layer}/{part}" for layer in layers for part in ("weights", "biases")]
+    head.append("centers/means")
     assert list(named_variables(net)) == [f"base/{name}" for name in base] + [f"head/{name}" for name in head]
     rows = {row.name: (row.output_shape, row.parameters) for row in layer_table(net)}
     assert rows["base/conv1"] == ((3, 2, C), 3 * 3 * 3 * C + C)
     assert rows["head/gate"] == ((6,), C * 6 + 6)
     assert rows["head/glu"] == ((6,), 0)
+    assert rows["head/centers"] == ((CLASSES,), CLASSES * 6)
     assert rows["head/auxiliary_classifier"] == ((CLASSES,), C * CLASSES + CLASSES)
 
 
-def test_input_shape_and_auxiliary():
+def test_input_shape_and_further_losses():
     base = nets.build("vgg11", num_classes=None)
     head = DenseHead((2, 2, 512))
     assert Headed(base, head).input_shape == (224, 224, 3)
     net = Headed(base, head, input_shape=(64, 64, 3))
-    assert (net.input_shape, net.auxiliary) == ((64, 64, 3), {})
-    assert layer_table(net)[-1].output_shape == net(normal(1, 64, 64, 3)).shape[1:] == (1,)
-    inner = Headed(Base(), GLUHead(C, CLASSES))
-    assert inner.auxiliary == {"head/auxiliary_classifier": 0.25}
-    assert Headed(inner, head).auxiliary == {"base/head/auxiliary_classifier": 0.25}
+    assert (net.input_shape, net.auxiliary, net.center_losses) == ((64, 64, 3), {}, {})
+    assert layer_table(net)[-1].output_shape == net(normal(1, 64, 64, 3)).shape[1:] == (2,)
+    inner = Headed(Base(), GLUHead(C, CLASSES, centers=0.5))
+    outer = Headed(inner, head)
+    assert (inner.auxiliary, inner.center_losses) == ({"head/auxiliary_classifier": 0.25}, {"head/centers": 0.5})
+    assert outer.auxiliary == {"base/head/auxiliary_classifier": 0.25}
+    assert outer.center_losses == {"base/head/centers": 0.5}
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -185,9 +257,9 @@ def test_first_values_are_a_function_of_the_seed(kind):
     first, again, other = (values(HEADS[kind](seed=seed)) for seed in (1, 1, 2))
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
-        assert (value != other[name]).all() == name.endswith("weights")
+        assert (value != other[name]).all() == name.endswith(("weights", "means"))
     # Each layer its own: the same draws would differ by a factor only.
-    drawn = [value.ravel()[:9] for name, value in first.items() if name.endswith("weights")]
+    drawn = [value.ravel()[:9] for name, value in first.items() if name.endswith(("weights", "means"))]
     assert all(np.corrcoef(a, b)[0, 1] < 0.99 for i, a in enumerate(drawn) for b in drawn[:i])
 
 
@@ -198,7 +270,8 @@ def test_dropout(kind):
 
     def around(**options) -> list[np.ndarray]:
         seen = tapped(net, x, **options)
-        return [seen[f"head/{name}"].numpy() for name in (TAPS[kind][-3], "dropout")]
+        before = {"linear": "pool", "dense": "relu", "glu": "glu"}[kind]
+        return [seen[f"head/{name}"].numpy() for name in (before, "dropout")]
 
     def kept(rng: tf.Tensor) -> np.ndarray:
         before, after = around(train=True, rng=rng)
@@ -232,7 +305,7 @@ def test_same_numbers(kind, compiled):
             tape.watch(x)
             y = net(x, train=True, rng=RNG)
             loss = tf.reduce_sum(y * y)
-        head = [v for name, v in named_variables(net.head).items() if "auxiliary" not in name]
+        head = [v for name, v in named_variables(net.head).items() if not name.startswith(("auxiliary", "centers"))]
         return [net(x), y, *tape.gradient(loss, [x, *head])]
 
     net.base.bn1.frozen = True  # or each call would move the averages of the next
@@ -270,7 +343,7 @@ def trainer(net: Headed, *patterns: str) -> Trainer:
 
 def test_the_auxiliary_loss_is_trained():
     """One step is learning rate · gradient of last loss + 0.25 · auxiliary loss, by a tape of our own."""
-    net, (images, labels) = Headed(Base(), lively(GLUHead(C, CLASSES, features=6))), batch()
+    net, (images, labels) = Headed(Base(), lively(GLUHead(C, CLASSES, features=6, centers=0))), batch()
     ours, before = trainer(net, "head"), values(net)
     with tf.GradientTape() as tape:
         seen = tapped(net, images)
@@ -299,7 +372,7 @@ def test_training_the_head_leaves_the_base_alone():
 
 
 def test_training_everything():
-    net, (images, labels) = Headed(Base(), lively(HEADS["glu"](rate=0.0))), batch()
+    net, (images, labels) = Headed(Base(), lively(GLUHead(C, CLASSES, features=6, centers=0))), batch()
     before = values(net)
     assert bool(trainer(net).step(images, labels, 0, 0.1).finite)
     # A bias right before a batch norm has no gradient but rounding.
@@ -328,3 +401,15 @@ def test_a_dense_head_for_another_map(shape):
 def test_dropout_without_a_seed(kind):
     with pytest.raises(ValueError, match="needs a seed"):
         Headed(Base(), HEADS[kind]())(batch()[0], train=True)
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_one_class_is_none(classes):
+    with pytest.raises(ValueError, match=f"at least 2 classes apart, got num_classes={classes}"):
+        DenseHead((H, W, C), classes)
+
+
+@pytest.mark.parametrize("options", [{"features": 0}, {"auxiliary": -0.5}, {"centers": -1.0}])
+def test_values_that_make_no_glu(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        GLUHead(C, CLASSES, **options)
