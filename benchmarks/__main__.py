@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.timing import Table
 
-NAMES = ("loading", "lrn", "grouped_conv", "histograms", "step_time", "data")
+NAMES = ("loading", "lrn", "grouped_conv", "histograms", "step_time", "data", "bottleneck")
 HERE = Path(__file__).resolve().parent
 
 
