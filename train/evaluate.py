@@ -1,7 +1,7 @@
 """How often a network is right, and about what."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from barenets.ops import softmax_cross_entropy
 from barenets.train.data import Batches
+
+LEAST = float(np.finfo(np.float32).tiny)
+"""What a probability counts as, at least, where its logarithm is wanted: softmax may round one to 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,25 @@ class Evaluation:
     class_names: tuple[str, ...]
     skipped: dict[str, str]
     """Path -> reason, of the pictures that could not be read."""
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        skipped: Mapping[str, str] | None = None,
+    ) -> "Evaluation":
+        """The result of a classifier that gave these probabilities, floating [N, classes].
+
+        `labels` are integers [N]. A probability of 0 counts as `LEAST` in the loss.
+        """
+        confusion = np.zeros([len(class_names)] * 2, np.int64)
+        np.add.at(confusion, (labels, probabilities.argmax(1)), 1)
+        own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        top5 = int(((probabilities > own[:, None]).sum(1) < 5).sum())
+        losses = -np.log(np.maximum(own, LEAST)).sum()
+        return cls(float(losses) / max(len(labels), 1), confusion, top5, tuple(class_names), dict(skipped or {}))
 
     @property
     def count(self) -> int:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from barenets.ops import Preprocessing
 from barenets.train.data import Batches, Records
 from barenets.train.data.augment import POLICIES
-from barenets.train.evaluate import TenCropped, evaluate, predict
+from barenets.train.evaluate import Evaluation, TenCropped, evaluate, predict
 
 COUNT = 23
 
@@ -73,6 +73,19 @@ def test_against_numpy(tmp_path, classes):
     assert result.skipped == {}
     if classes <= 5:
         assert result.top5 == 1
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_of_probabilities_it_is_the_same(tmp_path, classes):
+    batches, logits = data(tmp_path, classes), random_logits(classes)
+    expected, labels = evaluate(LookUp(logits), batches), batches.records.labels
+    found = Evaluation.of(tf.nn.softmax(logits).numpy(), labels, batches.records.class_names)
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    assert (found.top5_correct, found.class_names, found.skipped) == (expected.top5_correct, expected.class_names, {})
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)  # float32
+    none = Evaluation.of(np.zeros([0, 3]), labels[:0], "abc", {"x": "is gone"})
+    assert (none.count, none.loss, none.skipped) == (0, 0, {"x": "is gone"})
+    assert math.isfinite(Evaluation.of(np.array([[0.0, 1.0]]), np.array([0]), "ab").loss)
 
 
 def test_it_is_json(tmp_path):
