@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,32 +82,46 @@ def contact_sheet(
     Raises ValueError if the numbers of pictures differ or there is none, UserError if `path` cannot be written and,
     before anything is drawn, for more pictures than fit on a canvas.
     """
+    if not len(before) == len(after) == len(before if titles is None else titles) > 0:
+        named = len(before if titles is None else titles)
+        raise ValueError(f"{len(before)} pictures before, {len(after)} after and {named} titles do not pair")
+    _draw({"before": before, "after": after}, path, titles, heading, columns)
+
+
+def grid(pictures: Any, path: str, titles: Sequence[str] | None = None, heading: str = "", columns: int = 8) -> None:
+    """A PNG at `path` of `pictures`, as `contact_sheet` takes them, with its errors."""
+    _draw({"": pictures}, path, titles, heading, columns)
+
+
+def _draw(strips: Mapping[str, Any], path: str, titles: Sequence[str] | None, heading: str, columns: int) -> None:
+    """Rows of pictures, those of each strip below those of the one before, with its name at the side."""
     import matplotlib.figure  # a second of start-up that most commands need not pay
 
-    before, after = _bytes(before), _bytes(after)
-    titles = [""] * len(before) if titles is None else titles
-    if not len(before) == len(after) == len(titles) > 0:
-        raise ValueError(f"{len(before)} pictures before, {len(after)} after and {len(titles)} titles do not pair")
-    columns = min(columns, len(before))
-    rows = -(-len(before) // columns)
+    strips = {name: _bytes(pictures) for name, pictures in strips.items()}
+    count, tallness, wideness, _ = next(iter(strips.values())).shape
+    titles = [""] * count if titles is None else titles
+    if not count == len(titles) > 0:
+        raise ValueError(f"{count} pictures and {len(titles)} titles do not pair")
+    columns = min(columns, count)
+    rows = -(-count // columns)
 
     # In inches: the words at the side, the line with titles above each row, the space between pictures.
-    left, line, space = 0.55, 0.22, 0.04
-    tall, across = _INCHES * before.shape[1] / before.shape[2], _INCHES + space
+    left, line, space = 0.55 if any(strips) else 0.1, 0.22, 0.04
+    tall, across = _INCHES * tallness / wideness, _INCHES + space
     width = left + columns * across + 0.1
     lines = textwrap.wrap(heading, int((width - left) * 14))
-    head, block = 0.1 + 0.14 * len(lines), line + 2 * (tall + space) + 0.08
+    head, block = 0.1 + 0.14 * len(lines), line + len(strips) * (tall + space) + 0.08
     height = head + rows * block + 0.1
     if rows > (most := int((_CANVAS / _DPI - head - 0.1) / block)) or width * _DPI > _CANVAS:
         raise UserError(
-            f"{path}: {len(before):,} pictures are too many for one sheet, where {most * columns:,} fit; "
+            f"{path}: {count:,} pictures are too many for one sheet, where {most * columns:,} fit; "
             "lower --count or --times"
         )
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=_DPI)
     figure.text(left / width, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=8, parse_math=False)
-    for i, pair in enumerate(zip(before, after, strict=True)):
+    for i, stack in enumerate(zip(*strips.values(), strict=True)):
         row, column = divmod(i, columns)
-        for below, picture in enumerate(pair):
+        for below, picture in enumerate(stack):
             x, y = left + column * across, height - head - row * block - line - below * space - (below + 1) * tall
             axes = figure.add_axes((x / width, y / height, _INCHES / width, tall / height))
             axes.imshow(picture, aspect="auto", interpolation="antialiased")
@@ -116,7 +130,7 @@ def contact_sheet(
                 axes.set_title(_shortened(titles[i]), fontsize=8, pad=3, parse_math=False)
             if not column:
                 place = ((left - 0.08) / width, (y + tall / 2) / height)
-                figure.text(*place, ("before", "after")[below], ha="right", va="center", fontsize=8)
+                figure.text(*place, list(strips)[below], ha="right", va="center", fontsize=8)
     with files.replacing(path) as file:
         figure.savefig(file, format="png", dpi=_DPI)
 
