@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.module import named_variables
-from barenets.weights.npy import OPTIMIZER, STATE, read_archive, write_npz
+from barenets.weights.npy import AVERAGES, OPTIMIZER, STATE, read_archive, write_npz
 
 FOLDER = "checkpoints"
 """Where in a run's log folder they are."""
@@ -34,6 +34,12 @@ class Checkpoint:
     optimizer: Mapping[str, np.ndarray]
     state: dict[str, Any]
     """What `save` was given, through JSON."""
+
+    @property
+    def judged(self) -> dict[str, np.ndarray]:
+        """The weights that were validated: averages in place of the variables that have them."""
+        averages = AVERAGES.removeprefix(OPTIMIZER)
+        return {name: self.optimizer.get(averages + name, array) for name, array in self.weights.items()}
 
 
 def save(folder: str, step: int, net: tf.Module, optimizer: tf.Module, state: Mapping[str, Any]) -> str:
@@ -89,6 +95,15 @@ def latest(logdir: str) -> Checkpoint:
             warnings.warn(f"{error}; taking the checkpoint before it", stacklevel=2)
     what = "no checkpoint that can be read" if found else "no checkpoints"
     raise UserError(f"{logdir}: has {what}; name another run's log folder, or start the run anew")
+
+
+def find(source: str) -> Checkpoint | None:
+    """The checkpoint that `source` means, as `best` has it; None if it is something else, a weight file perhaps."""
+    if tf.io.gfile.isdir(source):
+        return best(source) if steps(os.path.join(source, FOLDER)) else None
+    if _NAME.fullmatch(os.path.basename(source)) and tf.io.gfile.exists(source):
+        return read(source)
+    return None
 
 
 def best(source: str) -> Checkpoint:

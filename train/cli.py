@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,21 @@ def _parser() -> argparse.ArgumentParser:
             "  barenets finetune --resume --logdir runs/mine     # go on after Ctrl-C, or after a crash",
         )
     )
+
+    from barenets.train.recipes import RECIPES
+
+    recipe = command(
+        "run",
+        _run,
+        "run one of the articles' experiments from beginning to end",
+        f"The recipes: {', '.join(RECIPES)}.\n\n"
+        "  barenets run vgg16_bottleneck --help     # what it does, and its options\n"
+        "  barenets run vgg16_bottleneck --train pictures/train --val pictures/val --logdir runs/vgg16\n"
+        "  barenets run vgg16_bottleneck --resume --logdir runs/vgg16\n\n"
+        "Each is a script to read from top to bottom, in train/recipes.",
+    )
+    recipe.add_argument("name", metavar="NAME", choices=RECIPES, help="which")
+    recipe.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="its options")
 
     evaluate = command(
         "evaluate",
@@ -355,6 +371,22 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     )
     option(net, "--net", "default the one that the weights are for, or alexnet", metavar="NAME")
     option(net, "--variant", "default the one that the weights are known to be for", metavar="V")
+    option(
+        net,
+        "--head",
+        "a new classifier on the last map, instead of the network's own: linear, dense or glu; layers are then called "
+        "base/... and head/..., and --weights are for the base",
+        metavar="NAME",
+    )
+    option(
+        net,
+        "--head-options",
+        "such as width=128 of dense, features=64 of glu",
+        nargs="+",
+        type=_option,
+        metavar="NAME=X",
+    )
+    option(net, "--size", "side of the pictures, if not the network's usual", type=int, metavar="N")
     option(net, "--layers", "what trains (default everything)", nargs="+", metavar="PATTERN")
     option(net, "--reinit", "what starts afresh instead of being loaded", nargs="+", metavar="PATTERN")
     option(net, "--dropout", "fraction dropped (default: as in the network's paper)", type=float, metavar="RATE")
@@ -378,8 +410,49 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
         type=_rate,
         metavar="PATTERN=X",
     )
+    option(
+        learn,
+        "--rate-decay",
+        "how much slower each layer trains than the one above it, as a factor (default 1)",
+        type=float,
+        metavar="X",
+    )
     option(learn, "--clip-norm", "largest norm of all gradients together", type=float, metavar="X")
     option(learn, "--label-smoothing", "default 0", type=float, metavar="X")
+    option(
+        learn,
+        "--class-weights",
+        "how much pictures of a class count: balanced, or dog=2 cat=1 (default 1 each)",
+        nargs="+",
+        metavar="CLASS=X",
+    )
+    option(learn, "--accumulate", "cut each batch into N pieces, one in memory at a time", type=int, metavar="N")
+    option(learn, "--average", "validate and keep averages that follow with this decay, 0.999", type=float, metavar="X")
+    option(
+        learn, "--patience", "end after N epochs without a better validation (default: never)", type=int, metavar="N"
+    )
+    option(learn, "--keep-best", "the next stage goes on from what validated best", action="store_true")
+    option(
+        learn,
+        "--bottleneck",
+        "run the frozen base once, keep its maps on disk and train the --head on them; with --augment none",
+        action="store_true",
+    )
+    option(learn, "--features", "where they are kept, for several runs (default in --logdir)", metavar="DIR")
+    option(
+        learn,
+        "--blend",
+        "classify by both classifiers of a glu head, in the proportion that validates best",
+        action="store_true",
+    )
+    option(
+        learn,
+        "--stage",
+        "once for each stage, in order: the options that it has of its own, --stage '--layers fc8 --epochs 2'",
+        action="append",
+        dest="stages",
+        metavar="'OPTIONS'",
+    )
 
 
 def _rate(text: str) -> tuple[str, float]:
@@ -388,6 +461,17 @@ def _rate(text: str) -> tuple[str, float]:
         return pattern, float(factor)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected PATTERN=NUMBER, got {text!r}") from None
+
+
+def _option(text: str) -> tuple[str, bool | int | float]:
+    name, _, value = text.rpartition("=")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    try:
+        return name, _flag(value)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, NAME=True or NAME=False, got {text!r}") from None
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -441,28 +525,97 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _finetune(arguments: argparse.Namespace) -> int:
     from barenets.train import finetune, model
+    from barenets.train.progress import Progress
 
-    given = {key: value for key, value in vars(arguments).items() if key not in ("run", "resume", "json")}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    given, progress = _settings(arguments), Progress(quiet=arguments.json)
     if arguments.resume:
         if others := [f"--{key.replace('_', '-')}" for key in given if key != "logdir"]:
             raise UserError(f"--resume goes on with the run as it was started; leave out {', '.join(others)}")
-        run = finetune.resume(given.get("logdir", finetune.Settings.logdir))
+        run = finetune.resume(given.get("logdir", finetune.Settings.logdir), progress)
     else:
         if "train" not in given:
             raise UserError("name the pictures to train on: --train LIST_OR_FOLDER")
         given["net"], given["variant"] = model.choose_network(*map(given.get, ("weights", "net", "variant")))
-        given["rates"] = dict(given.get("rates", ()))
-        run = finetune.start(finetune.Settings(**given))
-    return _train(run, arguments.json)
+        run = finetune.start(finetune.Settings(**given), progress)
+    return _train(run, progress, arguments.json)
 
 
-def _train(run: Any, as_json: bool) -> int:
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options of `finetune` that were given, as `train.settings.Settings` has them."""
+    given = {key: value for key, value in vars(arguments).items() if key not in ("run", "resume", "json")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    for name in ("rates", "head_options"):
+        if name in given:
+            given[name] = dict(given[name])
+    if weights := given.get("class_weights"):
+        try:
+            given["class_weights"] = "balanced" if weights == ("balanced",) else dict(map(_rate, weights))
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--class-weights: {error}, or balanced") from None
+    if "stages" in given:
+        given["stages"] = tuple(map(_stage, given["stages"]))
+    return given
+
+
+def _stage(text: str) -> dict[str, Any]:
+    """What the options in `text` say. Raises UserError for one that a stage cannot have of its own."""
+    parser = _Parser(prog="barenets finetune")
+    _finetune_options(parser)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--stage {text!r}: {error}") from None
+    arguments = parser.parse_args(words)
+    if arguments.resume or arguments.json:
+        raise UserError(f"--stage {text!r}: --resume and --json are for the whole run")
+    return _settings(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from barenets.train.progress import Progress
+    from barenets.train.recipes import recipe
+
+    module = recipe.load(arguments.name)
+    parser = _Parser(
+        prog=f"barenets run {arguments.name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--resume", action="store_true", default=False, help="go on with the recipe in --logdir")
+    parser.add_argument("--json", action="store_true", default=False, help="print one JSON object at the end")
+    for field in dataclasses.fields(module.Settings):
+        text, default = field.metadata["help"], field.default
+        options: dict[str, Any] = {"type": next((k for word, k in _KINDS.items() if word in str(field.type)), str)}
+        if isinstance(default, tuple):
+            options["nargs"] = "+"
+        if default not in (None, dataclasses.MISSING):
+            text += f" (default {' '.join(default) if isinstance(default, tuple) else default})"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", help=text, metavar="X", **options)
+    given = vars(parser.parse_args(arguments.options))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    resume, as_json = given.pop("resume"), given.pop("json")
+    report = recipe.run(arguments.name, given, resume, Progress(quiet=as_json))
+    print(json.dumps(report.to_json()) if as_json else report)
+    return _INTERRUPTED if report.interrupted else _DONE
+
+
+def _flag(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"must be True or False, got {text!r}")
+    return text == "True"
+
+
+_KINDS: dict[str, Any] = {"bool": _flag, "int": int, "float": float}
+"""What an option's text becomes, by the type of the setting."""
+
+
+def _train(run: Any, progress: Any, as_json: bool) -> int:
     """Trains with progress on stderr; the result on stdout."""
     from barenets.train import finetune
-    from barenets.train.progress import Progress
 
-    progress = Progress(quiet=as_json)
     progress.say(run.describe())
     result = finetune.train(run, progress)
     print(json.dumps(result.to_json()) if as_json else result)
@@ -541,9 +694,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from barenets.ops import aligned, layer_table
     from barenets.train import checkpoints, model
 
+    arrays: weights.Weights | dict[str, Any]
     if arguments.checkpoint:
         checkpoint = checkpoints.best(arguments.checkpoint)
-        arrays, title = checkpoint.weights, f"{checkpoint.path}: step {checkpoint.state['step']}"
+        arrays, title = checkpoint.judged, f"{checkpoint.path}: step {checkpoint.state['step']}"
     elif arguments.weights:
         arrays, title = weights.read(arguments.weights), arguments.weights
     if arguments.net or not (arguments.checkpoint or arguments.weights):
@@ -632,7 +786,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from barenets.train import demo
+    from barenets.train.progress import Progress
 
-    return _train(
-        demo.start(arguments.weights, arguments.train, arguments.val, arguments.logdir, arguments.real), False
-    )
+    run = demo.start(arguments.weights, arguments.train, arguments.val, arguments.logdir, arguments.real)
+    return _train(run, Progress(), False)

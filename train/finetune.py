@@ -1,115 +1,33 @@
 """A training run: load, choose, train, write down, and take up again where it was stopped."""
 
+import json
 import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from barenets import UserError, nets, weights
+from barenets import UserError, weights
+from barenets.nets import Headed, Maps
 from barenets.ops import Preprocessing, named_variables
-from barenets.train import checkpoints, data, inspect
-from barenets.train.data import augment
+from barenets.train import checkpoints, data, inspect, model
+from barenets.train.blend import Blend, BlendEvaluator
+from barenets.train.data import augment, features
 from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
-from barenets.train.model import preprocessing_for
-from barenets.train.optimizers import OPTIMIZERS, schedule
+from barenets.train.optimizers import OPTIMIZERS, Averaged, Schedule, schedule
 from barenets.train.progress import Progress
-from barenets.train.select import freeze_norms, multipliers, trained_variables
+from barenets.train.select import freeze_norms, multipliers, rate_decay, trained_variables
+from barenets.train.settings import Settings
 from barenets.train.summaries import SummaryWriter
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that a run depends on; each checkpoint keeps it, so that its folder is enough to take a run up."""
-
-    train: str
-    """Label list or folder of class folders."""
-    val: str | None = None
-    net: str = "alexnet"
-    variant: str = ""
-    """Empty: the network's first."""
-    weights: str | None = None
-    """Weight file or name in the catalog; None starts from scratch."""
-    preprocessing: Preprocessing | None = None
-    """None: what the weights are known to want."""
-    layers: tuple[str, ...] = ()
-    """Patterns of what trains; none: everything."""
-    reinit: tuple[str, ...] = ()
-    """Patterns of what starts afresh instead of being loaded."""
-    class_names: tuple[str, ...] | None = None
-    epochs: int = 10
-    batch_size: int = 64
-    optimizer: str = "sgd"
-    learning_rate: float = 0.001
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0005
-    schedule: str = "constant"
-    decay_every: int = 0
-    """Epochs after which the "step" schedule divides the rate by ten."""
-    warm_up: int = 0
-    """Steps over which the rate rises."""
-    rates: Mapping[str, float] = field(default_factory=dict)
-    """Pattern -> multiplier of the learning rate."""
-    clip_norm: float | None = None
-    label_smoothing: float = 0.0
-    dropout: float | None = None
-    """None: the network's own."""
-    augment: str = "standard"
-    """A policy, by name or as a list of steps; see `barenets.train.data.augment`."""
-    sampler: str = "shuffled"
-    """In which order, and how often, pictures come: "shuffled", "weighted" or "paired:K", of K classes a step."""
-    seed: int = 0
-    on_error: str = "stop"
-    summary_every: int = 1
-    """Steps; 0 for no summaries of layers."""
-    exact_histograms: bool = False
-    checkpoint_every: int = 0
-    """Steps, besides the end of each epoch; 0 for none."""
-    keep: int = 2
-    logdir: str = "runs/finetune"
-
-    def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "batch_size": 1, "keep": 1, "summary_every": 0, "checkpoint_every": 0}.items():
-            self._require(name, getattr(self, name) >= least, f"at least {least}")
-        for name in ("seed", "decay_every", "warm_up", "weight_decay"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("dropout", "momentum"):
-            self._require(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
-        self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
-        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
-        augment.parse(self.augment)
-        sampler = _sampler(self.sampler, self.seed)
-        if isinstance(sampler, data.ClassPaired):
-            step = 2 * sampler.classes
-            self._require("batch_size", self.batch_size % step == 0, f"a multiple of {step} with {self.sampler}")
-        object.__setattr__(self, "variant", self.variant or nets.variants(self.net)[0])
-
-    def _require(self, name: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise UserError(f"--{name.replace('_', '-')} must be {what}, got {getattr(self, name)}")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
-        known = {f.name for f in fields(cls)}
-        if isinstance(values.get("augment"), bool):  # version 1: random crop and flip, or not
-            values = {**values, "augment": "standard" if values["augment"] else "none"}
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
-        if values.get("preprocessing"):
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
-        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +41,12 @@ class Result:
     """On the validation pictures, before the first step; None without them and in a run that was taken up."""
     after: Evaluation | None
     best: Mapping[str, float] | None
-    """`step` and `top1` of the checkpoint that validated best."""
+    """`step`, `epoch`, `top1` and `loss` of the checkpoint that validated best."""
+    stages: tuple[Mapping[str, float], ...]
+    """Of each stage that is over: `step` and `epoch` of its end, and what validated best in it."""
     history: inspect.History
-    """The sizes of each trained variable's gradient at the first and the last watched steps of this process."""
+    """The sizes of each trained variable's gradient at the first and the last watched steps of the last stage that
+    this process was in."""
     picture: str | None
     """Path of a picture of `history`."""
     interrupted: bool
@@ -138,6 +59,7 @@ class Result:
             "before": self.before and self.before.to_json(),
             "after": self.after and self.after.to_json(),
             "best": self.best,
+            "stages": list(self.stages),
             "gradients": self.history[max(self.history)] if self.history else None,
             "picture": self.picture,
             "interrupted": self.interrupted,
@@ -151,6 +73,9 @@ class Result:
             lines += [inspect.gradient_table(self.history), ""]
         if self.before:
             lines.append(f"validation accuracy before  {self.before.top1:.2%} of {self.before.count} pictures")
+        for number, stage in enumerate(self.stages[:-1], 1):
+            if "top1" in stage:
+                lines.append(f"best of stage {number:<2}            {stage['top1']:.2%}, over at step {stage['step']}")
         if self.after:
             lines.append(f"validation accuracy after   {self.after.top1:.2%} of {self.after.count} pictures")
         if self.best and self.after and self.best["top1"] > self.after.top1:
@@ -170,14 +95,37 @@ _REMEMBERED = 1000
 """Watched steps whose sizes a run keeps in memory; TensorBoard's files have all of them."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What follows from a stage's settings, the network's variables and the labels."""
+
+    trained: dict[str, tf.Variable]
+    multipliers: dict[str, float]
+    class_weights: list[float] | None
+    pictures_per_epoch: int
+    steps_per_epoch: int
+    schedule: Schedule
+
+
 class Run:
     """A network and its data at some step of a run, from scratch, from weights or from a checkpoint."""
 
-    def __init__(self, settings: Settings, checkpoint: checkpoints.Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoint: checkpoints.Checkpoint | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         s = self.settings = settings
+        self._progress = progress or Progress(quiet=True)
         state = checkpoint.state if checkpoint else {}
         self.step, self.epoch, self.position = (state.get(key, 0) for key in ("step", "epoch", "position"))
+        self.stage: int = state.get("stage", 0)
+        self.begun: dict[str, int] = state.get("begun") or {"step": 0, "epoch": 0}
+        self.stages: list[dict[str, Any]] = state.get("stages", [])
         self.best: dict[str, float] | None = state.get("best")
+        self.best_of_stage: dict[str, float] | None = state.get("best_of_stage")
+        self.blend: Blend | None = Blend(**state["blend"]) if state.get("blend") else None
         self.path = checkpoint.path if checkpoint else ""
 
         self.records = data.read(s.train, state.get("class_names") or s.class_names)
@@ -189,68 +137,109 @@ class Run:
         self.class_names = self.records.class_names
         if len(self.class_names) < 2:
             raise UserError(f"{s.train}: has one class only, {self.class_names[0]!r}; there is nothing to tell apart")
-        dropout = {} if s.dropout is None else {"dropout_rate": s.dropout}
-        self.net = nets.build(s.net, num_classes=len(self.class_names), variant=s.variant, seed=s.seed, **dropout)
-        arrays = weights.read(s.weights) if s.weights and not checkpoint else None
-        if checkpoint:
-            self.preprocessing = Preprocessing(**state["preprocessing"])
-        else:
-            self.preprocessing = s.preprocessing or preprocessing_for(s.weights, arrays, s.net, s.variant, self.net)
-        self.batches = data.Batches(
-            self.records,
-            self.preprocessing,
-            s.batch_size,
-            seed=s.seed,
-            sampler=_sampler(s.sampler, s.seed),
-            policy=augment.parse(s.augment),
-            on_error=s.on_error,
-        )
-        self.validation = s.val and data.Batches(
-            data.read(s.val, self.class_names), self.preprocessing, s.batch_size, on_error=s.on_error
-        )
+        self.held_out = data.read(s.val, self.class_names) if s.val else None
+        if self.held_out and self.held_out.fingerprint != (state.get("validation") or self.held_out.fingerprint):
+            raise UserError(
+                f"{s.val}: holds other pictures, or other labels, than when the run in {s.logdir} began; put them back"
+            )
+        self.net = s.build(len(self.class_names))
         self.load_report: weights.LoadReport | None = None
         if checkpoint:
+            self.preprocessing = Preprocessing(**state["preprocessing"])
             weights.load(self.net, checkpoint.weights)
-        elif arrays is not None:
-            self.load_report = weights.load(self.net, arrays, skip=s.reinit, origin=str(s.weights))
-        elif s.reinit:
-            raise UserError("--reinit starts layers afresh instead of loading them; without --weights all of them are")
-
-        self.evaluator = Evaluator(self.net)
-        trained = trained_variables(self.net, s.layers)
-        freeze_norms(self.net, trained)
-        options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
-        if s.optimizer not in OPTIMIZERS:
-            raise UserError(f"there is no optimizer {s.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
-        self.optimizer = OPTIMIZERS[s.optimizer](
-            trained, weight_decay=s.weight_decay, multipliers=multipliers(trained, s.rates), **options
-        )
+        else:
+            self.preprocessing, self.load_report = model.initialise(self.net, s)
+            for stage in range(s.num_stages):  # a mistake in the last one shall not cost the time of the first
+                self._plan(s.stage(stage))
+        self._enter()
         if checkpoint:
             weights.load(self.optimizer, checkpoint.optimizer)
+
+    def _plan(self, s: Settings) -> "_Plan":
+        """What a stage with the settings `s` will do; raises UserError for what it cannot."""
+        trained = trained_variables(self.net, s.layers or (("head",) if s.bottleneck else ()))
+        if s.bottleneck and (below := [name for name in trained if not name.startswith("head/")]):
+            raise UserError(f"--bottleneck trains the head alone: {below[0]} lies below it; choose --layers head")
+        if s.blend and not (s.head == "glu" and self.net.auxiliary):
+            raise UserError("--blend wants a second classifier: --head glu, with auxiliary above 0")
+        if isinstance(s.order, data.ClassPaired):
+            counts = np.bincount(self.records.labels, minlength=len(self.class_names))
+            if (counts == 1).any():
+                alone = self.class_names[int((counts == 1).argmax())]
+                raise UserError(
+                    f"{s.train}: has one picture of {alone}, and {s.sampler} shows two different ones of each class; "
+                    "add pictures, or choose another --sampler"
+                )
+        pictures = len(s.order.order(self.records.labels, 0))
+        steps = math.ceil(pictures / s.batch_size)
+        rates, decay = multipliers(trained, s.rates), rate_decay(trained, s.rate_decay)
+        return _Plan(
+            trained=trained,
+            multipliers={name: rates[name] * decay[name] for name in trained},
+            class_weights=_class_weights(self.records, s.class_weights),
+            pictures_per_epoch=pictures,
+            steps_per_epoch=steps,
+            schedule=schedule(
+                s.schedule, s.learning_rate, steps * s.epochs, every=s.decay_every * steps, warm=s.warm_up
+            ),
+        )
+
+    def _enter(self) -> None:
+        """Makes what the present stage trains with."""
+        s = self.now = self.settings.stage(self.stage)
+        plan = self.plan = self._plan(s)
+        freeze_norms(self.net, plan.trained)
+        self.batches, self.validation = self._batches()
+        net = self.net
+        if s.bottleneck:
+            net = Headed(Maps(self.batches.features.shape), self.net.head)
+        self.evaluator = BlendEvaluator(net, next(iter(net.auxiliary))) if s.blend else Evaluator(net)
+        options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
+        self.optimizer = OPTIMIZERS[s.optimizer](
+            plan.trained, weight_decay=s.weight_decay, multipliers=plan.multipliers, **options
+        )
+        if s.average:
+            self.optimizer = Averaged(self.optimizer, s.average)
         self.trainer = Trainer(
-            self.net,
-            trained,
+            net,
+            plan.trained,
             self.optimizer,
             seed=s.seed,
             clip_norm=s.clip_norm,
             label_smoothing=s.label_smoothing,
+            class_weights=plan.class_weights,
+            accumulate=s.accumulate,
             exact_histograms=s.exact_histograms,
         )
-        self.schedule = schedule(
-            s.schedule,
-            s.learning_rate,
-            self.steps_per_epoch * s.epochs,
-            every=s.decay_every * self.steps_per_epoch,
-            warm=s.warm_up,
-        )
 
-    @cached_property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(self.pictures_per_epoch / self.settings.batch_size)
+    def _batches(self) -> tuple[Any, Any]:
+        """Those to train on, and to validate on: of pictures, or of the maps that the frozen base gives for them."""
+        s, sampler = self.now, self.now.order
+        plain = partial(data.Batches, preprocessing=self.preprocessing, on_error=s.on_error)
+        if not s.bottleneck:
+            batches = plain(
+                self.records, batch_size=s.batch_size, seed=s.seed, sampler=sampler, policy=augment.parse(s.augment)
+            )
+            return batches, self.held_out and plain(self.held_out, batch_size=s.batch_size)
 
-    @cached_property
-    def pictures_per_epoch(self) -> int:
-        return len(self.batches.order(0))
+        # A later stage may find another base.
+        parent = os.path.join(s.features or os.path.join(s.logdir, "features"), f"stage-{self.stage + 1}")
+
+        def kept(records: data.Records, name: str, sampler: data.Sampler) -> features.FeatureBatches:
+            folder = os.path.join(parent, name)
+            self._progress.say(f"features of {len(records):,} pictures: {folder}")
+            with self._progress.pictures(f"features of {name}", len(records)) as advance:
+                found = features.compute(self.net.base, plain(records, batch_size=32), folder, advance)
+            return features.FeatureBatches(found, records, s.batch_size, sampler)
+
+        return kept(self.records, "train", sampler), self.held_out and kept(self.held_out, "val", data.InOrder())
+
+    @property
+    def over(self) -> bool:
+        """Whether the present stage has come to its end."""
+        done = self.epoch - self.begun["epoch"]
+        stale = self.epoch - int(self.best_of_stage["epoch"]) if self.best_of_stage else 0
+        return self.position == 0 and (done >= self.now.epochs or 0 < self.now.patience <= stale)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -266,8 +255,15 @@ class Run:
             "step": self.step,
             "epoch": self.epoch,
             "position": self.position,
+            "stage": self.stage,
+            "begun": self.begun,
+            "stages": self.stages,
             "best": self.best,
+            "best_of_stage": self.best_of_stage,
+            # Chosen at the end of an epoch, for the variables of that moment.
+            "blend": asdict(self.blend) if self.blend and self.position == 0 else None,
             "pictures": self.records.fingerprint,
+            "validation": self.held_out and self.held_out.fingerprint,
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_json(),
             "settings": self.settings.to_json(),
@@ -275,13 +271,34 @@ class Run:
         self.path = checkpoints.save(folder, self.step, self.net, self.optimizer, state)
         checkpoints.prune(folder, self.settings.keep, int(self.best["step"]) if self.best else None)
 
+    def note(self, validation: Evaluation) -> None:
+        """Keeps what is best: the highest accuracy, and among equal ones the lowest loss."""
+        now = {"step": self.step, "epoch": self.epoch, "top1": validation.top1, "loss": validation.loss}
+
+        def better(best: Mapping[str, float] | None) -> bool:
+            return best is None or (now["top1"], -now["loss"]) > (best["top1"], -best.get("loss", math.inf))
+
+        if better(self.best):
+            self.best = now
+        if better(self.best_of_stage):
+            self.best_of_stage = now
+
+    def advance(self) -> None:
+        """From the end of a stage to the beginning of the next."""
+        if isinstance(self.optimizer, Averaged):
+            self.optimizer.settle()
+        if self.now.keep_best and self.best and self.best["step"] != self.step:
+            weights.load(self.net, checkpoints.best(self.settings.logdir).judged)
+        self.stage, self.begun, self.best_of_stage = self.stage + 1, {"step": self.step, "epoch": self.epoch}, None
+        self._enter()
+
     def describe(self) -> str:
         """What the run starts with, for a person to check."""
-        s, trained = self.settings, self.trainer.trained
+        s = self.settings
         total = sum(math.prod(v.shape) for v in named_variables(self.net).values())
         lines = [
-            f"{s.net} {s.variant}: {total:,} parameters, of which {sum(self.sizes.values()):,} train "
-            f"({', '.join(dict.fromkeys(name.rpartition('/')[0] for name in trained))})",
+            f"{s.net} {s.variant}{f' with a {s.head} head' if s.head else ''}: {total:,} parameters, of which "
+            + self.describe_stage(),
             f"training: {len(self.records)} pictures of {len(self.class_names)} classes from {s.train} "
             f"({', '.join(self.class_names[:8])}{', …' if len(self.class_names) > 8 else ''})",
         ]
@@ -292,35 +309,79 @@ class Run:
             lines.append(f"warning: no training pictures of {', '.join(empty)}")
         return "\n".join(lines)
 
-
-def _sampler(text: str, seed: int) -> data.Sampler:
-    kind, _, classes = text.partition(":")
-    if text == "shuffled":
-        return data.Shuffled(seed)
-    if text == "weighted":
-        return data.ClassWeighted(seed)
-    if kind == "paired" and classes.isdecimal() and int(classes):
-        return data.ClassPaired(seed, int(classes))
-    raise UserError(f"--sampler must be shuffled, weighted, or paired:K for K classes a step, got {text!r}")
+    def describe_stage(self) -> str:
+        layers = list(dict.fromkeys(name.rpartition("/")[0] for name in self.trainer.trained))
+        named = ", ".join(layers if len(layers) < 12 else [*layers[:5], "…", *layers[-5:]])
+        return f"{sum(self.sizes.values()):,} train ({named})"
 
 
-def start(settings: Settings) -> Run:
+def _class_weights(records: data.Records, weights: str | Mapping[str, float] | None) -> list[float] | None:
+    """The weight of each class; of "balanced" ones, pictures / (classes · pictures of the class)."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        counts = np.bincount(records.labels, minlength=records.num_classes)
+        if not counts.all():
+            empty = records.class_names[int(counts.argmin())]
+            raise UserError(
+                f"{records.source}: has no pictures of {empty}, so class weights cannot be balanced; add some"
+            )
+        return [float(x) for x in len(records) / (records.num_classes * counts)]
+    if unknown := [name for name in weights if name not in records.class_names]:
+        raise UserError(
+            f"--class-weights: there is no class {unknown[0]!r}; there are {', '.join(records.class_names)}"
+        )
+    if negative := [name for name, weight in weights.items() if not weight >= 0]:
+        raise UserError(f"--class-weights: that of {negative[0]} must be 0 or more, got {weights[negative[0]]}")
+    return [weights.get(name, 1.0) for name in records.class_names]
+
+
+def start(settings: Settings, progress: Progress | None = None) -> Run:
     """A new run. Raises UserError if its log folder holds another run's checkpoints already."""
-    if checkpoints.steps(os.path.join(settings.logdir, checkpoints.FOLDER)):
+    if _is_begun(settings.logdir):
         raise UserError(
             f"{settings.logdir}: holds the checkpoints of another run; choose another --logdir, or go on with that "
             f"run: --resume --logdir {settings.logdir}"
         )
-    # A run may be taken up from another working directory.
-    train, val = settings.train, settings.val
-    return Run(replace(settings, train=data.absolute(train), val=val and data.absolute(val)))
+    return Run(_absolute(settings), progress=progress)
 
 
-def resume(logdir: str) -> Run:
+def resume(logdir: str, progress: Progress | None = None) -> Run:
     """The run in `logdir` as its newest readable checkpoint has it. Raises UserError if there is none."""
     checkpoint = checkpoints.latest(logdir)
     settings = Settings.from_json({**checkpoint.state["settings"], "logdir": logdir})
-    return Run(settings, checkpoint)
+    return Run(settings, checkpoint, progress)
+
+
+def start_or_resume(settings: Settings, progress: Progress | None = None) -> Run:
+    """The run in the log folder, if one has been begun there with these very settings; else a new one.
+
+    Raises UserError, naming what differs, for one that was begun with others.
+    """
+    if not _is_begun(settings.logdir):
+        return start(settings, progress)
+    checkpoint = checkpoints.latest(settings.logdir)
+    ours, theirs = json.loads(json.dumps(_absolute(settings).to_json())), checkpoint.state["settings"]
+    for key in ours:  # whether the pictures are the same is not told by where they lie
+        if key not in ("train", "val", "weights", "features", "logdir") and ours[key] != theirs.get(key):
+            raise UserError(
+                f"{settings.logdir}: holds a run that was begun with {key} {theirs.get(key)!r}, not {ours[key]!r}; "
+                "choose another --logdir, or leave the settings as they were"
+            )
+    return Run(_absolute(settings), checkpoint, progress)
+
+
+def _is_begun(logdir: str) -> bool:
+    return bool(checkpoints.steps(os.path.join(logdir, checkpoints.FOLDER)))
+
+
+def _absolute(settings: Settings) -> Settings:
+    """A run may be taken up from another working directory."""
+    places = {name: getattr(settings, name) for name in ("train", "val", "weights")}
+    places = {name: value and data.absolute(value) for name, value in places.items()}
+    if settings.features and "://" not in settings.features:
+        places["features"] = os.path.abspath(settings.features)
+    return replace(settings, **places)
 
 
 def train(run: Run, progress: Progress) -> Result:
@@ -341,10 +402,18 @@ def train(run: Run, progress: Progress) -> Result:
                 before = _validate(run, writer, progress)
                 progress.say(f"validation before training: {before.top1:.2%} of {before.count}")
         with _interruptible() as interrupted:
-            while run.epoch < s.epochs and not interrupted:
-                bar = progress.epoch(run.epoch, s.epochs, run.pictures_per_epoch, run.position)
+            while not interrupted:
+                if run.over:
+                    if run.stage + 1 == s.num_stages:
+                        break
+                    run.advance()
+                    history.clear()
+                    progress.say(f"stage {run.stage + 1} of {s.num_stages}: {run.describe_stage()}")
+                now, begun = run.now, run.begun
+                epoch = run.epoch - begun["epoch"]
+                bar = progress.epoch(epoch, now.epochs, run.plan.pictures_per_epoch, run.position)
                 for batch in run.batches.epoch(run.epoch, run.position):
-                    rate = run.schedule(run.step)
+                    rate = run.plan.schedule(run.step - begun["step"])
                     watch = s.summary_every > 0 and run.step % s.summary_every == 0
                     result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch)
                     if not result.finite:
@@ -355,7 +424,7 @@ def train(run: Run, progress: Progress) -> Result:
                         )
                     count = len(batch.indices)
                     bar.advance(count, float(result.loss), int(result.correct))
-                    if run.step == 0:
+                    if run.step == 0 and not now.bottleneck:
                         writer.pictures("pictures", run.preprocessing.pictures(batch.images[:8]).numpy(), 0)
                     if watch:
                         history[run.step] = write_step(writer, run.step, result, run.sizes, rate, count)
@@ -373,9 +442,10 @@ def train(run: Run, progress: Progress) -> Result:
                 run.epoch, run.position = run.epoch + 1, 0
                 if run.validation:
                     after = _validate(run, writer, progress)
-                    if run.best is None or after.top1 > run.best["top1"]:
-                        run.best = {"step": run.step, "top1": after.top1}
+                    run.note(after)
                 bar.close(after.top1 if after else None)
+                if run.over:
+                    run.stages.append({**(run.best_of_stage or {}), "step": run.step, "epoch": run.epoch})
                 run.save()
     finally:
         writer.close()
@@ -395,18 +465,24 @@ def train(run: Run, progress: Progress) -> Result:
         before=before,
         after=after,
         best=run.best,
+        stages=tuple(run.stages),
         history=history,
         picture=picture,
-        interrupted=run.epoch < s.epochs,
+        interrupted=not (run.over and run.stage + 1 == s.num_stages),
         seconds=time.monotonic() - started,
     )
 
 
 def _validate(run: Run, writer: SummaryWriter, progress: Progress) -> Evaluation:
     assert run.validation
-    with progress.pictures("validation", len(run.validation.records)) as advance:
+    averages = run.optimizer.in_place() if isinstance(run.optimizer, Averaged) else nullcontext()
+    with averages, progress.pictures("validation", len(run.validation.records)) as advance:
         result = run.evaluator.evaluate(run.validation, advance)
+    if isinstance(result, tuple):
+        result, run.blend = result
     scalars = {"validation/top1": result.top1, "validation/top5": result.top5, "validation/loss": result.loss}
+    if run.blend:
+        scalars["validation/blend"] = run.blend.weight
     writer.write(scalars, {}, run.step)
     return result
 

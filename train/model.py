@@ -1,11 +1,17 @@
 """A network with all that it takes to use it: its weights, its classes, and what its pictures must go through."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from barenets import UserError, nets, weights
-from barenets.ops import Preprocessing
+from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints
+from barenets.train.blend import Blend, Blended
+from barenets.train.settings import Settings
 from barenets.weights import Kind, catalog
 
 
@@ -23,6 +29,9 @@ def choose_network(source: str | None, net: str | None, variant: str | None) -> 
 
     What is missing follows from the weights' content. Raises UserError if that does not tell the network.
     """
+    if source and (checkpoint := checkpoints.find(source)):
+        kind = Kind(checkpoint.state["net"], checkpoint.state["variant"], "")
+        return _choose(source, kind, net, variant)
     return _choose(source, weights.identify(source) if source else None, net, variant)
 
 
@@ -37,17 +46,19 @@ def _choose(source: str | None, kind: Kind | None, net: str | None, variant: str
 
 
 def preprocessing_for(
-    source: str | None, arrays: weights.Weights | None, name: str, variant: str, net: Any
+    source: str | None, arrays: weights.Weights | None, name: str, variant: str, net: Any, size: int | None = None
 ) -> Preprocessing:
-    """What the weights `source`, read as `arrays`, want.
+    """What the weights `source`, read as `arrays`, want; with `size`, for pictures that have this side instead.
 
-    Raises UserError if that is not the size of picture that `net` takes.
+    Raises UserError if, without it, that is not the size of picture that `net` takes.
     """
     kind = arrays.kind if arrays is not None else None
     entry = weights.known(source)
     side = net.input_shape[0]
     guess = catalog.preprocessing(Kind(name, variant, kind.origin if kind else ""), side)
     wanted = entry.preprocessing if entry else guess
+    if size is not None:  # enlarged or shrunk as much as the crop is
+        return replace(wanted, crop=size, resize=round(wanted.resize * size / wanted.crop))
     if wanted.crop != side:
         raise UserError(
             f"{source}: wants pictures of {wanted.crop} pixels and {name} {variant} takes {side}; "
@@ -60,8 +71,10 @@ def from_checkpoint(source: str) -> Model:
     """The best checkpoint of the run in the folder `source`, or the checkpoint file of that name."""
     checkpoint = checkpoints.best(source)
     state = checkpoint.state
-    net = nets.build(state["net"], num_classes=len(state["class_names"]), variant=state["variant"])
-    weights.load(net, checkpoint.weights)
+    net = Settings.from_json(state["settings"]).build(len(state["class_names"]))
+    weights.load(net, checkpoint.judged)
+    if state.get("blend"):
+        net = Blended(net, next(iter(net.auxiliary)), Blend(**state["blend"]).weight)
     return Model(net, tuple(state["class_names"]), Preprocessing(**state["preprocessing"]), state["settings"])
 
 
@@ -77,3 +90,42 @@ def from_weights(source: str, net: str | None, variant: str | None, num_classes:
     weights.load(built, arrays, origin=source)
     names = catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
     return Model(built, names, preprocessing, {})
+
+
+def initialise(net: Any, s: Settings) -> tuple[Preprocessing, weights.LoadReport | None]:
+    """Loads `s.weights`, if any, into `net`, but for what `s.reinit` selects; what pictures then must go through.
+
+    On a network with a new head the weights are those of its base, and a classifier that they have is passed over;
+    or, of a run that had a head itself, those of the whole. Raises UserError.
+    """
+    if s.preprocessing and s.preprocessing.crop != (side := net.input_shape[0]):
+        raise UserError(f"{s.net} {s.variant} takes pictures of {side} pixels, not {s.preprocessing.crop}; give --size")
+    if s.weights is None:
+        if s.reinit:
+            raise UserError("--reinit starts layers afresh instead of loading them; without --weights all of them are")
+        return s.preprocessing or preprocessing_for(None, None, s.net, s.variant, net, s.size), None
+    if checkpoint := checkpoints.find(s.weights):
+        arrays: Mapping[str, np.ndarray] = checkpoint.judged
+        wanted, origin = Preprocessing(**checkpoint.state["preprocessing"]), checkpoint.path
+        if s.preprocessing is None and wanted.crop != (side := net.input_shape[0]):
+            raise UserError(
+                f"{origin}: was trained on pictures of {wanted.crop} pixels, not {side}; --size {wanted.crop}"
+            )
+    else:
+        arrays, origin = weights.read(s.weights), s.weights
+        wanted = s.preprocessing or preprocessing_for(s.weights, arrays, s.net, s.variant, net, s.size)
+    if s.head is None or any(name.startswith("base/") for name in arrays):
+        report = weights.load(net, arrays, skip=s.reinit, origin=origin)
+    else:
+        if others := [pattern for pattern in s.reinit if pattern.split("/")[0] != "head"]:
+            raise UserError(f"--reinit {others[0]}: with --head, the base is loaded whole and the head starts afresh")
+        passed_over = [name for name in _classifier(s.net, s.variant) if name in arrays]
+        report = weights.load(net.base, arrays, skip=passed_over, origin=origin)
+    return s.preprocessing or wanted, report
+
+
+def _classifier(name: str, variant: str) -> list[str]:
+    """The variables of a network that it has without a head of ours only."""
+    with tf.Graph().as_default():  # for their names; nothing is allocated
+        whole, base = (named_variables(nets.build(name, num_classes=n, variant=variant)) for n in (1000, None))
+    return [name for name in whole if name not in base]

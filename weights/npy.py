@@ -118,19 +118,22 @@ def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray],
 
 STATE, OPTIMIZER = "state.json", "optimizer/"
 """What a training checkpoint, itself a `.npz`, holds beside its weights (train/checkpoints.py)."""
+AVERAGES = OPTIMIZER + "averages/"
+"""Averages of weights among it; where there are any, these were validated, and are meant by the weights."""
 
 
 def read_npz(path: str) -> Weights:
     """Canonical name -> array, for a `.npz` with names like `conv1/weights`, `conv1_W` or `conv1/W:0`.
 
-    Of a training checkpoint only the weights are given. Raises UserError for a damaged archive and for an
-    entry that holds Python objects.
+    Of a training checkpoint only the weights are given, averages in place of those that have them. Raises
+    UserError for a damaged archive and for an entry that holds Python objects.
     """
     arrays: dict[str, np.ndarray] = {}
     entries, comment = _archive(path)
     for key, array in entries.items():
         if key == STATE or key.startswith(OPTIMIZER):
             continue
+        array = entries.get(AVERAGES + key, array)
         name = _canonical(key)
         if name in arrays:
             raise UserError(f"{path}: refused, it holds {name!r:.80} twice")

@@ -132,10 +132,11 @@ def test_settings_of_version_1_are_taken_up(kept, policy):
     assert (settings.augment, settings.sampler) == (policy, "shuffled")
 
 
+@pytest.mark.slow
 def test_a_policy_and_a_sampler_are_chosen_by_name(folder, tmp_path, capsys):
     options = {"epochs": 2, "augment": "RandomCrop(), Flip(), Mixup(0.2)", "sampler": "paired:2", "batch_size": 4}
     run, result = trained(folder, tmp_path / "library", **options)
-    assert run.steps_per_epoch == 12  # of 48 pictures in steps of 2 classes with 2 pictures
+    assert run.plan.steps_per_epoch == 12  # of 48 pictures in steps of 2 classes with 2 pictures
     assert result.step == 24
     assert finetune.resume(str(tmp_path / "library")).batches.policy == run.batches.policy
 

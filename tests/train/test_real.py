@@ -20,17 +20,20 @@ def barenets(*arguments: object) -> str:
 
 
 def test_cats_and_dogs(shared_data: Path, tmp_path: Path) -> None:
-    """Four epochs of the ten; a linear probe on the same features reaches 92.75 %, an untrained top 50 %."""
+    """The recipe on 300 of the 1,000 pictures; an untrained top gets about 50 % of the others right."""
     weights = shared_data / "weights/alexnet_one_tower_conv.npz"
-    network = ["--net", "alexnet", "--variant", "one_tower", "--weights", weights, "--layers", *TOP, "--reinit", *TOP]
-    pictures = ["--train", shared_data / "cats_dogs/train", "--val", shared_data / "cats_dogs/val"]
-    result = json.loads(barenets("finetune", *network, *pictures, "--epochs", 4, "--logdir", tmp_path, "--json"))
-    assert result["before"]["top1"] < 0.65
-    assert result["best"]["top1"] >= 0.90
-    assert set(result["gradients"]) == {f"{layer}/{kind}" for layer in TOP for kind in ("weights", "biases")}
+    network = ["--variant", "one_tower", "--weights", weights, "--layers", *TOP, "--reinit", *TOP]
+    pictures = ["--train", shared_data / "cats_dogs/train", "--val", shared_data / "cats_dogs/val", "--pictures", 300]
+    length = ["--epochs", 3, "--batch-size", 32]
+    run = ["run", "alexnet_finetune", *network, *pictures, *length, "--logdir", tmp_path]
+    result = json.loads(barenets(*run, "--json"))
+    assert result["before"] < 0.65
+    assert result["best"] >= 0.85
 
     evaluation = json.loads(barenets("evaluate", "--checkpoint", tmp_path, "--json"))
-    assert evaluation["top1"] == pytest.approx(result["best"]["top1"], abs=0.005)  # other batches round otherwise
+    assert evaluation["top1"] == pytest.approx(result["best"], abs=0.005)  # other batches round otherwise
     out = barenets("predict", "--checkpoint", tmp_path, "--images", shared_data / "cats_dogs/val/dog", "--top", 1)
     assert out.count("  dog") >= 0.7 * out.count("%")
-    assert "64 steps" in barenets("finetune", "--resume", "--logdir", tmp_path)
+    result = json.loads(barenets("finetune", "--resume", "--logdir", tmp_path, "--json"))
+    assert result["step"] == 30
+    assert not result["interrupted"]
