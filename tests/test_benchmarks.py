@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = [path.stem for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py")) if path.stem != "timing"]
+NAMES = sorted(
+    {path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")} - {"timing", "ablation"}
+)  # it has no speed
 
 
 @pytest.mark.slow
