@@ -231,6 +231,7 @@ def test_agrees_with_torch(nets, variant):
     agrees(torch_names(gradients(net, x)), expected, GRADIENT)
 
 
+@pytest.mark.slow
 def test_plain_agrees_with_keras(tmp_path):
     import keras
     from keras.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D

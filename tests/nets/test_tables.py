@@ -232,6 +232,7 @@ def test_docstring_table(expected, network):
     check(inspect.cleandoc(network.__doc__), *expected(network))
 
 
+@pytest.mark.slow
 @NETWORKS
 def test_every_digit_of_a_table_counts(expected, network):
     text, (tables, prose) = inspect.cleandoc(network.__doc__), expected(network)

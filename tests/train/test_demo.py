@@ -129,6 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PASSES", dict.fromkeys(demo.PASSES, 2 * len(demo.PATTERNS)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_from_scratch_and_then_once_more(tmp_path, capsys):
     logdir = tmp_path / "run"

@@ -225,6 +225,7 @@ def test_no_progress_where_stderr_is_no_terminal(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_cats_and_dogs_are_healthy(shared_data):
     report = doctor.check([str(shared_data / "cats_dogs/train"), str(shared_data / "cats_dogs/val")])
     assert report.ok, str(report)
