@@ -1,5 +1,6 @@
 """The demo: pictures that only their pattern tells apart, the choice of weights, and the run itself."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from barenets import UserError, nets, weights
 from barenets.ops import named_variables
-from barenets.train import cli, demo, finetune
+from barenets.train import checkpoints, cli, demo, finetune
 from barenets.train.progress import Progress
 from barenets.weights import fetch
 from tests.pictures import write_pictures
@@ -169,10 +170,14 @@ def test_from_weights_on_given_pictures(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_demo_learns_what_it_draws(tmp_path):
-    """From chance to clearly learnt, in every class."""
-    run = demo.start(None, None, None, str(tmp_path / "run"), False)
-    result = finetune.train(run, Progress(quiet=True))
-    assert result.before is not None
-    assert result.after is not None
-    assert result.before.top1 < 2 * CHANCE
-    assert result.after.top1 >= 0.7  # 0.86 was measured; rounding differs between machines
+    """From chance to clearly learnt. CI has just run the demo, and says where: it need not take its minutes twice."""
+    logdir = os.environ.get("BARENETS_DEMO")
+    if logdir is None:
+        logdir = str(tmp_path / "run")
+        result = finetune.train(demo.start(None, None, None, logdir, False), Progress(quiet=True))
+        assert result.before is not None
+        assert result.before.top1 < 2 * CHANCE
+    state = checkpoints.latest(logdir).state
+    assert len(state["class_names"]) == len(demo.PATTERNS)
+    assert state["epoch"] == state["settings"]["epochs"]
+    assert state["best"]["top1"] >= 0.7  # 0.86 was measured; rounding differs between machines
