@@ -20,6 +20,7 @@ from barenets.train.cli import main
 from barenets.train.data import lists
 from barenets.train.progress import Progress
 from barenets.train.recipes import RECIPES, dog_breeds_xception, recipe
+from barenets.weights import catalog
 from tests.pictures import write_pictures
 from tests.train.test_resume import ROOT, assert_same, last_checkpoint
 from tests.train.tiny import TinyXception
@@ -255,6 +256,13 @@ def test_help_has_the_command_and_the_score(name, capsys):
     assert "%" in text
     for field in dataclasses.fields(recipe.load(name).Settings):
         assert f"--{field.name.replace('_', '-')} " in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_default_weights_are_in_the_catalog(name):
+    weights_of = getattr(recipe.load(name).Settings, "weights", None)
+    if weights_of is not None:
+        assert catalog.find(weights_of).net in ("alexnet", "vgg16", "resnet50", "xception")
 
 
 def test_a_recipe_is_not_begun_twice(tmp_path):
