@@ -305,7 +305,7 @@ class Run:
         if self.load_report:
             skipped = f"; {', '.join(s.reinit)} start afresh" if self.load_report.skipped else ""
             lines.insert(1, f"weights: {len(self.load_report.loaded)} variables from {s.weights}{skipped}")
-        if empty := [name for i, name in enumerate(self.class_names) if not (self.records.labels == i).any()]:
+        if empty := self.records.empty_classes:
             lines.append(f"warning: no training pictures of {', '.join(empty)}")
         return "\n".join(lines)
 
@@ -320,12 +320,11 @@ def _class_weights(records: data.Records, weights: str | Mapping[str, float] | N
     if weights is None:
         return None
     if isinstance(weights, str):
-        counts = np.bincount(records.labels, minlength=records.num_classes)
-        if not counts.all():
-            empty = records.class_names[int(counts.argmin())]
+        if empty := records.empty_classes:
             raise UserError(
-                f"{records.source}: has no pictures of {empty}, so class weights cannot be balanced; add some"
+                f"{records.source}: has no pictures of {empty[0]}, so class weights cannot be balanced; add some"
             )
+        counts = np.bincount(records.labels, minlength=records.num_classes)
         return [float(x) for x in len(records) / (records.num_classes * counts)]
     if unknown := [name for name in weights if name not in records.class_names]:
         raise UserError(

@@ -48,6 +48,12 @@ class Records:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def empty_classes(self) -> list[str]:
+        """The names of the classes that have no pictures."""
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        return [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+
     @cached_property
     def fingerprint(self) -> int:
         """Of the pictures' names, order and labels, wherever the data lies: tells whether a data set has changed.
