@@ -159,7 +159,6 @@ class Settings:
 
     def build(self, num_classes: int) -> Any:
         """The network with `num_classes` classes, its first values drawn by `seed`."""
-        dropout = {} if self.dropout is None else {"dropout_rate": self.dropout}
         return nets.build(
             self.net,
             num_classes=num_classes,
@@ -168,7 +167,7 @@ class Settings:
             head_options=self.head_options,
             size=self.size,
             seed=self.seed,
-            **dropout,
+            dropout_rate=self.dropout,
         )
 
     def to_json(self) -> dict[str, Any]:

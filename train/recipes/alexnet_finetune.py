@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from barenets.train import finetune, model
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, figures, setting, taken
+from barenets.train.recipes.recipe import Report, report, setting, taken
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,4 @@ def run(s: Settings, progress: Progress) -> Report:
         seed=s.seed,
         logdir=s.logdir,
     )
-    result = finetune.train(finetune.start_or_resume(settings, progress), progress)
-    use = f"use it:  barenets predict --checkpoint {s.logdir} --images FILES_OR_FOLDER"
-    return Report(figures(result), (use,), result.interrupted)
+    return report(finetune.train(finetune.start_or_resume(settings, progress), progress))

@@ -20,7 +20,7 @@ from barenets.train import data, finetune, model
 from barenets.train.data import preview
 from barenets.train.evaluate import predict
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, figures, setting, taken
+from barenets.train.recipes.recipe import Report, report, setting, taken
 
 VARIANTS = {"alexnet": "one_tower", "vgg11": "paper", "googlenet": "bvlc", "resnet18": "torchvision"}
 SAMPLES = 32
@@ -63,11 +63,10 @@ def run(s: Settings, progress: Progress) -> Report:
     )
     result = finetune.train(finetune.start_or_resume(settings, progress), progress)
     if result.interrupted:
-        return Report(figures(result), interrupted=True)
+        return report(result)
     picture = f"{s.logdir}/samples.png"
     draw_samples(s, picture)
-    use = f"use it:  barenets predict --checkpoint {s.logdir} --images FILES_OR_FOLDER"
-    return Report(figures(result), (f"pictures with what they are taken for: {picture}", use))
+    return report(result, f"pictures with what they are taken for: {picture}")
 
 
 def draw_samples(s: Settings, path: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from barenets.train import finetune, model
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, figures, setting, taken
+from barenets.train.recipes.recipe import Report, report, setting, taken
 
 DOWN = ("base/res5*", "base/bn5*", "base/res4*", "base/bn4*", "base/res3*", "base/bn3*")
 
@@ -73,6 +73,4 @@ def run(s: Settings, progress: Progress) -> Report:
         seed=s.seed,
         logdir=s.logdir,
     )
-    result = finetune.train(finetune.start_or_resume(settings, progress), progress)
-    use = f"use it:  barenets predict --checkpoint {s.logdir} --images FILES_OR_FOLDER"
-    return Report(figures(result), (use,), result.interrupted)
+    return report(finetune.train(finetune.start_or_resume(settings, progress), progress))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
@@ -64,6 +63,12 @@ def figures(result: finetune.Result) -> dict[str, float | int | str]:
     return {**shown, "steps": result.step}
 
 
+def report(result: finetune.Result, *lines: str) -> Report:
+    """The report of a recipe that is one run."""
+    use = f"use it:  barenets predict --checkpoint {result.settings.logdir} --images FILES_OR_FOLDER"
+    return Report(figures(result), (*lines, use), result.interrupted)
+
+
 def load(name: str) -> ModuleType:
     """The recipe of this name. Raises UserError, naming all of them, if there is none."""
     if name not in RECIPES:
@@ -90,12 +95,12 @@ def run(name: str, given: Mapping[str, Any], resume: bool, progress: Progress) -
         settings = _checked(name, recipe.Settings, {**given, "logdir": logdir})
         _begin(path, name, settings)
     started = time.monotonic()
-    report: Report = recipe.run(settings, progress)
-    report = dataclasses.replace(report, figures={**report.figures, "seconds": time.monotonic() - started})
-    if report.interrupted:
+    done: Report = recipe.run(settings, progress)
+    done = dataclasses.replace(done, figures={**done.figures, "seconds": time.monotonic() - started})
+    if done.interrupted:
         go_on = f"interrupted; go on with:  barenets run {name} --resume --logdir {logdir}"
-        report = dataclasses.replace(report, lines=(go_on,))
-    return report
+        done = dataclasses.replace(done, lines=(go_on,))
+    return done
 
 
 def _option(field: str) -> str:
@@ -145,10 +150,8 @@ def _kept(path: str, name: str) -> dict[str, Any]:
 def labelled(source: str) -> data.Records:
     """The pictures of `source`. Raises UserError for a class that has none."""
     records = data.read(source)
-    counts = np.bincount(records.labels, minlength=records.num_classes)
-    if not counts.all():
-        empty = records.class_names[int(counts.argmin())]
-        raise UserError(f"{source}: has no pictures of {empty}; add some, or remove the class")
+    if empty := records.empty_classes:
+        raise UserError(f"{source}: has no pictures of {empty[0]}; add some, or remove the class")
     return records
 
 
