@@ -22,6 +22,11 @@ def tiny(*arguments: object, kill: str | None = None, **options) -> subprocess.C
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
 
 
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.train.tiny", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> list[object]:
     """The options of a run: 5 steps an epoch, 3 epochs, a checkpoint at each 2nd step and each epoch's end."""
@@ -86,25 +91,28 @@ def test_killed_and_resumed_with_blends_and_a_sampler(pictures, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_moments(pictures, undisturbed, tmp_path):
-    """Eight times in a row, at any part of the time that a whole run takes; then it is let go on to its end."""
+    """Six times in a row: twice while it starts, else some milliseconds after it has written one more checkpoint."""
     rng, kills = np.random.default_rng(0), 0
-    started = time.monotonic()
-    assert tiny(*pictures, "--logdir", tmp_path / "timed").returncode == 0
-    whole = time.monotonic() - started
+
+    def written() -> set[Path]:
+        return set(tmp_path.glob("run/checkpoints/step-*.npz"))
 
     def arguments() -> list[object]:
-        begun = list(tmp_path.glob("run/checkpoints/step-*.npz"))
-        return (
-            ["finetune", "--resume", "--logdir", tmp_path / "run"]
-            if begun
-            else [*pictures, "--logdir", tmp_path / "run"]
-        )
+        return ["finetune", "--resume", *logdir] if written() else [*pictures, *logdir]
 
-    for _ in range(8):
-        try:
-            tiny(*arguments(), timeout=whole * rng.uniform(0.5, 0.95))
-        except subprocess.TimeoutExpired:  # subprocess.run kills with SIGKILL
-            kills += 1
+    logdir = ["--logdir", tmp_path / "run"]
+    for turn in range(6):
+        before = written()
+        process = start(*arguments())
+        if turn in (0, 3):
+            time.sleep(rng.uniform(0, 2))
+        else:
+            while process.poll() is None and not written() - before:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
     done = tiny(*arguments())
     assert done.returncode == 0, done.stderr
     assert kills >= 3
@@ -114,8 +122,7 @@ def test_killed_at_random_moments(pictures, undisturbed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_says_how_to_go_on(pictures, undisturbed, tmp_path, number):
-    command = [sys.executable, "-m", "tests.train.tiny", *map(str, pictures), "--logdir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(*pictures, "--logdir", tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("checkpoints/step-*2.npz")) and time.monotonic() < deadline:
         time.sleep(0.002)
