@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from barenets.look.histograms import count_bits, sample
 from barenets.nets import AlexNet
 from barenets.ops import softmax_cross_entropy
 from barenets.train import finetune
-from barenets.train.histograms import count_bits, sample
 from barenets.train.loop import Trainer
 from barenets.train.optimizers import SGD
 from barenets.train.select import trained_variables

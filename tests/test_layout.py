@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "ops": {"ops"},
     "nets": {"ops", "nets"},
     "weights": {"ops", "weights"},
-    "train": {"ops", "nets", "weights", "train"},
+    "look": {"ops", "weights", "look"},
+    "train": {"ops", "nets", "weights", "look", "train"},
 }
 
 

@@ -38,7 +38,7 @@ def test_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
     python, barenets = tmp_path / "env/bin/python", tmp_path / "env/bin/barenets"
     run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
-    for name in ("ops", "nets", "weights", "train"):
+    for name in ("ops", "nets", "weights", "look", "train"):
         found = f"import importlib.util as u; print(u.find_spec({name!r}), u.find_spec('barenets.{name}') is not None)"
         assert run(python, "-c", found, cwd=tmp_path).split() == ["None", "True"]
     assert "60,965,224" in run(barenets, "inspect", "--net", "alexnet", cwd=tmp_path)

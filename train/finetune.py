@@ -16,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from barenets import UserError, weights
+from barenets.look import report
 from barenets.nets import Headed, Maps
 from barenets.ops import Preprocessing, named_variables
-from barenets.train import checkpoints, data, inspect, model
+from barenets.train import checkpoints, data, model
 from barenets.train.blend import Blend, BlendEvaluator
 from barenets.train.data import augment, features
 from barenets.train.evaluate import Evaluation, Evaluator
@@ -44,7 +45,7 @@ class Result:
     """`step`, `epoch`, `top1` and `loss` of the checkpoint that validated best."""
     stages: tuple[Mapping[str, float], ...]
     """Of each stage that is over: `step` and `epoch` of its end, and what validated best in it."""
-    history: inspect.History
+    history: report.History
     """The sizes of each trained variable's gradient at the first and the last watched steps of the last stage that
     this process was in."""
     picture: str | None
@@ -70,7 +71,7 @@ class Result:
         s, lines = self.settings, []
         if self.history:
             lines += ["gradients, layer by layer (medians over the last tenth of the steps)"]
-            lines += [inspect.gradient_table(self.history), ""]
+            lines += [report.gradient_table(self.history), ""]
         if self.before:
             lines.append(f"validation accuracy before  {self.before.top1:.2%} of {self.before.count} pictures")
         for number, stage in enumerate(self.stages[:-1], 1):
@@ -456,7 +457,7 @@ def train(run: Run, progress: Progress) -> Result:
     picture = None
     if history:
         picture = os.path.join(s.logdir, "gradients.png")
-        inspect.draw_gradients(history, picture, f"{s.net} {s.variant}, {len(history)} steps up to {run.step}")
+        report.draw_gradients(history, picture, f"{s.net} {s.variant}, {len(history)} steps up to {run.step}")
     return Result(
         settings=s,
         step=run.step,
@@ -498,7 +499,7 @@ def write_step(
 
     `sizes` are the trained variables' numbers of values.
     """
-    quantities, histograms = inspect.layer_sizes(result.seen, sizes)
+    quantities, histograms = report.layer_sizes(result.seen, sizes)
     scalars = {
         "training/loss": float(result.loss),
         "training/accuracy": int(result.correct) / count,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from barenets.look import report
 from barenets.ops import Tap, center_loss, fold_in, named_variables, softmax_cross_entropy
-from barenets.train import inspect
 from barenets.train.optimizers import Optimizer
 
 
@@ -21,7 +21,7 @@ class StepResult(NamedTuple):
     gradient_norm: tf.Tensor
     """float32 scalar, over all trained variables and before clipping."""
     seen: dict[str, Any]
-    """What `inspect.observe` saw of each trained variable; empty if the step was not watched."""
+    """What `report.observe` saw of each trained variable; empty if the step was not watched."""
 
 
 class Trainer:
@@ -112,11 +112,11 @@ class Trainer:
             tf.cond(finite, apply, undo)
             seen = {}
         else:
-            before = inspect.observe(self.trained, gradients, squares, fold_in(rng, "sample"), exact=self._exact)
+            before = report.observe(self.trained, gradients, squares, fold_in(rng, "sample"), exact=self._exact)
             with tf.control_dependencies(tf.nest.flatten(before)):  # done with the old values: no copy is made
                 applied = tf.cond(finite, apply, undo)
             with tf.control_dependencies([applied]):
-                seen = inspect.observe_update(self.trained, before)
+                seen = report.observe_update(self.trained, before)
         return StepResult(loss, correct, finite, norm, seen)
 
     def statistics(self) -> list[tf.Tensor]:

@@ -22,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from barenets import UserError
-from barenets.train.histograms import Histogram
+from barenets.look.histograms import Histogram
 
 
 class SummaryWriter:

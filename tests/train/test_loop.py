@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from barenets import ops
+from barenets.look import report
+from barenets.look.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits
 from barenets.ops import named_variables
-from barenets.train import inspect
-from barenets.train.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits
 from barenets.train.loop import StepResult, Trainer, first_nonfinite
 from barenets.train.optimizers import SGD, Adam, Optimizer
 
@@ -219,7 +219,7 @@ def test_a_variable_that_the_loss_does_not_reach():
 
 
 def shown(result: StepResult, sizes: dict[str, int]) -> tuple[dict, dict[str, Histogram]]:
-    return inspect.layer_sizes(result.seen, sizes)
+    return report.layer_sizes(result.seen, sizes)
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])

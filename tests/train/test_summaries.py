@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins import base_plugin
 
 from barenets import UserError
+from barenets.look.histograms import Histogram, count_bits
 from barenets.train import summaries
-from barenets.train.histograms import Histogram, count_bits
 from barenets.train.summaries import SummaryWriter
 
 with warnings.catch_warnings():

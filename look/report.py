@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from barenets.look.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits, sample
 from barenets.ops import aligned, fold_in
-from barenets.train.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits, sample
 from barenets.weights import files
 
 QUANTITIES = ("norm", "rms", "largest", "zeros", "update_ratio")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from barenets.train import histograms
-from barenets.train.histograms import BINS, SAMPLE, Histogram, count_bits, sample
+from barenets.look import histograms
+from barenets.look.histograms import BINS, SAMPLE, Histogram, count_bits, sample
 
 CHUNK = 1 << 18
 HALF = BINS // 2

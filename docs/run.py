@@ -1,0 +1,33 @@
+"""Runs the Python of pages from top to bottom, as they stand: `python docs/run.py [PAGE.md ...]`, or all of them.
+
+Pages write their figures to figures/, and those that are committed are what this has written there.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+
+
+def blocks(language: str, text: str) -> list[tuple[int, str]]:
+    """The line at which each code block of the page begins, and the block."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, block.start(1)), block[1]) for block in found]
+
+
+def run(page: Path) -> None:
+    """All blocks share their names; a traceback shows the page's own lines."""
+    names: dict[str, Any] = {"__name__": page.stem}
+    for line, code in blocks("python", page.read_text()):
+        exec(compile("\n" * line + code, page, "exec"), names)
+
+
+if __name__ == "__main__":
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or sorted(DOCS.glob("*.md"))
+    os.chdir(DOCS)
+    for page in pages:
+        print(f"== {page.name}")
+        run(page)
