@@ -5,7 +5,7 @@
 A training step of AlexNet (SGD with momentum) without logging, against the same step with
 
     default              barenets as `barenets finetune` logs: exact below 2^20 values, a sample above
-    exact                barenets with exact_histograms=True
+    exact                barenets with exact=True
     tf.summary.histogram of the same gradients and variables, one call each after the step
 
 for all variables and for fc7 and fc8. Each variant has a fresh process in which it alternates with the step
@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from barenets.look.histograms import count_bits, sample
+from barenets.look.report import Report
 from barenets.nets import AlexNet
 from barenets.ops import softmax_cross_entropy
 from barenets.train import finetune
@@ -74,8 +75,8 @@ def steps(patterns: Sequence[str], variant: str, batch: int, rounds: int) -> Mea
     net = AlexNet()
     trained = trained_variables(net, patterns)
     optimizer = SGD(trained, momentum=0.9)
-    trainer = Trainer(net, trained, optimizer, exact_histograms=variant == EXACT)
-    sizes = {name: variable.shape.num_elements() for name, variable in trained.items()}
+    trainer = Trainer(net, trained, optimizer, exact=variant == EXACT)
+    seen = Report("", trained)
     images = 50.0 * tf.random.stateless_normal((batch, *net.input_shape), (0, 1))
     labels = tf.random.stateless_uniform((batch,), (0, 2), 0, 1000, tf.int32)
     numbers = itertools.count()
@@ -86,7 +87,7 @@ def steps(patterns: Sequence[str], variant: str, batch: int, rounds: int) -> Mea
     def ours(writer: SummaryWriter) -> None:
         number = next(numbers)
         result = trainer.step(images, labels, number, RATE, watch=True)
-        finetune.write_step(writer, number, result, sizes, RATE, batch)
+        finetune.note(writer, seen, number, result, RATE, batch)
         writer.flush()
 
     @tf.function

@@ -6,7 +6,10 @@ pass over the tensor and no minimum or maximum first; the bins are the same for 
 steps or replicas can be added; and they are spaced logarithmically, which suits gradients.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +22,21 @@ EXACT_BELOW = 1 << 20
 """Variables of up to this many values are counted exactly by default: every convolution of AlexNet."""
 SAMPLE = 1 << 16
 """How many values of a larger one are drawn instead."""
+
+
+def once(signature: list[tf.TensorSpec]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a function one that is traced, and optimised, once, however often a step calls it.
+
+    A step that is watched has hundreds of variables and activations, and would take a minute to trace.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        alone = {"_noinline": True}
+        made = tf.function(function, input_signature=signature, autograph=False, experimental_attributes=alone)
+        concrete = functools.cache(made.get_concrete_function)
+        return functools.wraps(function)(lambda *tensors: concrete()(*tensors))
+
+    return decorate
 
 
 def count_bits(x: tf.Tensor) -> tf.Tensor:

@@ -7,13 +7,14 @@ head/dropout, its name in the whole network: the base may have a layer called dr
 """
 
 import math
+import operator
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from typing import Any
 
 import tensorflow as tf
 
-from barenets.ops import Dense, Tap, gaussian, he_normal, layer_dropout, layers
+from barenets.ops import Dense, Tap, Within, gaussian, he_normal, layer_dropout, layers
 
 
 class Headed(tf.Module):
@@ -46,9 +47,8 @@ class Headed(tf.Module):
         """
 
         def apply(part: str, x: tf.Tensor) -> tf.Tensor:
-            inner = None if tap is None else lambda name, y: tap(f"{part}/{name}", y)
             with tf.name_scope(part):
-                return getattr(self, part)(x, train=train, rng=rng, tap=inner)
+                return getattr(self, part)(x, train=train, rng=rng, tap=tap and Within(tap, part))
 
         return apply("head", apply("base", x))
 
@@ -191,7 +191,9 @@ class GLUHead(tf.Module):
         if self.auxiliary:
             layer("auxiliary_classifier", self.auxiliary_classifier, x)
         units = [layer(name, getattr(self, name), x) for name in self._units]
-        x = layer("glu", lambda units: units[0] * tf.sigmoid(units[1]) if units[1:] else units[0], units)
+        if len(units) > 1:
+            units[1] = layer("sigmoid", tf.sigmoid, units[1])
+        x = layer("glu", partial(reduce, operator.mul), units)
         if self.center_losses:
             layer("centers", self.centers, x)
         x = layer("dropout", layer_dropout("head/dropout", self._dropout_rate, rng, train=train), x)

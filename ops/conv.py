@@ -1,10 +1,15 @@
 """Convolution with groups and explicit padding, and in separable form."""
 
+import math
+
 import tensorflow as tf
 
 from barenets.ops.initializers import Initializer, he_normal
 
 Padding = str | int | tuple[int, int]
+
+_PATCHES = 1 << 24
+"""Values of the patches of one picture from which on they are made for one picture at a time."""
 
 
 def explicit_padding(padding: Padding) -> str | list[list[int]]:
@@ -70,6 +75,40 @@ class Conv2D(tf.Module):
             y = tf.concat([tf.nn.conv2d(part, kernel, self._stride, self._padding) for part, kernel in groups], -1)
         return y if self.biases is None else tf.nn.bias_add(y, self.biases)
 
+    def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The square of the norm of each picture's own gradient of `weights` and `biases`, float32 [N] each.
+
+        `x` is what the layer was given, `gradient` that of its output. The kernel's gradient is patches' · gradient,
+        which is made for one picture at a time where the patches are large.
+        """
+        size = self.weights.shape[:2]
+        groups = self._groups
+
+        def of_kernel(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            patches, dy = (
+                tf.split(part, groups, -1) for part in (_patches(pair[0], size, self._stride, self._padding), pair[1])
+            )
+            kernels = [
+                tf.matmul(_positions(part, 2), _positions(d, 1), transpose_a=True)
+                for part, d in zip(patches, dy, strict=True)
+            ]
+            return tf.add_n([tf.reduce_sum(tf.square(kernel), [1, 2]) for kernel in kernels])
+
+        places = math.prod(gradient.shape[1:3]) * math.prod(size) * x.shape[-1]
+        if places <= _PATCHES:
+            squares = {"weights": of_kernel((x, gradient))}
+        else:
+            alone = tf.map_fn(
+                lambda pair: of_kernel((pair[0][None], pair[1][None]))[0],
+                (x, gradient),
+                fn_output_signature=tf.float32,
+                parallel_iterations=1,
+            )
+            squares = {"weights": alone}
+        if self.biases is not None:
+            squares["biases"] = tf.reduce_sum(tf.square(tf.reduce_sum(gradient, [1, 2])), 1)
+        return squares
+
 
 class SeparableConv2D(tf.Module):
     """A convolution of each channel by itself, then a 1×1 convolution across them (Chollet 2017, section 2).
@@ -111,3 +150,36 @@ class SeparableConv2D(tf.Module):
         y = tf.nn.depthwise_conv2d(x, self.depthwise_weights, strides, self._padding)
         y = tf.nn.conv2d(y, self.pointwise_weights, 1, "VALID")
         return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+
+    def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The square of the norm of each picture's own gradient of each variable, float32 [N].
+
+        `x` is what the layer was given, `gradient` that of its output.
+        """
+        strides = [1, self._stride, self._stride, 1]
+        middle = tf.nn.depthwise_conv2d(x, self.depthwise_weights, strides, self._padding)
+        pointwise = tf.matmul(_positions(middle, 1), _positions(gradient, 1), transpose_a=True)
+        back = tf.nn.conv2d(gradient, tf.transpose(self.pointwise_weights, [0, 1, 3, 2]), 1, "VALID")
+        patches = _patches(x, self.depthwise_weights.shape[:2], self._stride, self._padding)
+        back = tf.reshape(back, [-1, *back.shape[1:3], *self.depthwise_weights.shape[2:]])
+        depthwise = tf.einsum("nhwkc,nhwcm->nkcm", patches, back)
+        squares = {
+            "depthwise_weights": tf.reduce_sum(tf.square(depthwise), [1, 2, 3]),
+            "pointwise_weights": tf.reduce_sum(tf.square(pointwise), [1, 2]),
+        }
+        if self.biases is not None:
+            squares["biases"] = tf.reduce_sum(tf.square(tf.reduce_sum(gradient, [1, 2])), 1)
+        return squares
+
+
+def _patches(x: tf.Tensor, size: tf.TensorShape, stride: int, padding: str | list[list[int]]) -> tf.Tensor:
+    """What each place of the output sees: [N, H', W', height · width, channels]."""
+    if not isinstance(padding, str):
+        x, padding = tf.pad(x, padding), "VALID"
+    patches = tf.image.extract_patches(x, [1, *size, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding)
+    return tf.reshape(patches, [-1, *patches.shape[1:3], math.prod(size), x.shape[-1]])
+
+
+def _positions(x: tf.Tensor, last: int) -> tf.Tensor:
+    """[N, H, W, ...] as [N, H · W, the product of the `last` axes]."""
+    return tf.reshape(x, [-1, math.prod(x.shape[1:3]), math.prod(x.shape[-last:])])

@@ -26,3 +26,13 @@ class Dense(tf.Module):
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         y = tf.matmul(x, self.weights)
         return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+
+    def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The square of the norm of each picture's own gradient of `weights` and `biases`, float32 [N] each.
+
+        `x` is what the layer was given, `gradient` that of its output: a picture's kernel gradient is their outer
+        product (Goodfellow 2015, "Efficient Per-Example Gradient Computations").
+        """
+        own = tf.reduce_sum(tf.square(gradient), 1)
+        squares = {"weights": tf.reduce_sum(tf.square(x), 1) * own}
+        return squares if self.biases is None else squares | {"biases": own}

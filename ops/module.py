@@ -12,7 +12,10 @@ import tensorflow as tf
 from barenets import UserError
 
 Tap = Callable[[str, tf.Tensor], tf.Tensor]
-"""Sees every named activation; what it returns flows on in its place."""
+"""Sees every named activation; what it returns flows on in its place.
+
+If it has a method `enters`, that is told (name, layer, x) beforehand: which layer will be applied to what.
+"""
 
 
 Apply = Callable[[str, Callable[[Any], tf.Tensor], Any], tf.Tensor]
@@ -25,13 +28,28 @@ def layers(tap: Tap | None) -> Apply:
     The name becomes the name scope in TensorBoard's graph and the first argument of `tap`. `x` is what the layer
     takes: a tensor, or a list of them.
     """
+    enters = getattr(tap, "enters", None)
 
     def layer(name: str, op: Callable[[Any], tf.Tensor], x: Any) -> tf.Tensor:
+        if enters is not None:
+            enters(name, op, x)
         with tf.name_scope(name):
             y = op(x)
         return y if tap is None else tap(name, y)
 
     return layer
+
+
+class Within:
+    """`tap` as a part of a network is given it: what the part calls NAME it sees as PART/NAME."""
+
+    def __init__(self, tap: Tap, part: str) -> None:
+        self._tap, self._part = tap, part
+        if hasattr(tap, "enters"):
+            self.enters = lambda name, layer, x: tap.enters(f"{part}/{name}", layer, x)
+
+    def __call__(self, name: str, x: tf.Tensor) -> tf.Tensor:
+        return self._tap(f"{self._part}/{name}", x)
 
 
 def named_variables(module: tf.Module) -> dict[str, tf.Variable]:

@@ -33,7 +33,7 @@ class BatchNorm(tf.Module):
         scale: bool = True,
     ) -> None:
         super().__init__()
-        self._epsilon, self._decay = epsilon, decay
+        self.epsilon, self._decay = epsilon, decay
         self.gamma = tf.Variable(tf.ones([channels])) if scale else None
         self.beta = tf.Variable(tf.zeros([channels]))
         self.moving_mean = tf.Variable(tf.zeros([channels]), trainable=False)
@@ -49,13 +49,27 @@ class BatchNorm(tf.Module):
             offset=self.beta,
             mean=[] if batch else self.moving_mean,
             variance=[] if batch else self.moving_variance,
-            epsilon=self._epsilon,
+            epsilon=self.epsilon,
             is_training=batch,
         )
         if batch:
             self.moving_mean.assign_sub((1 - self._decay) * (self.moving_mean - mean))
             self.moving_variance.assign_sub((1 - self._decay) * (self.moving_variance - variance))
         return y
+
+    def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor, *, train: bool) -> dict[str, tf.Tensor]:
+        """The square of the norm of each picture's part in the gradient of gamma and of beta, float32 [N] each.
+
+        `x` is what the layer was given, `gradient` that of its output. Where the batch's statistics are used a
+        picture has no gradient of its own, but the gradient still is a sum over the pictures' values.
+        """
+        squares = {"beta": tf.reduce_sum(tf.square(tf.reduce_sum(gradient, [1, 2])), 1)}
+        if self.gamma is not None:
+            batch = train and not self.frozen
+            mean, variance = tf.nn.moments(x, [0, 1, 2]) if batch else (self.moving_mean, self.moving_variance)
+            normal = (x - mean) * tf.math.rsqrt(variance + self.epsilon)
+            squares["gamma"] = tf.reduce_sum(tf.square(tf.reduce_sum(gradient * normal, [1, 2])), 1)
+        return squares
 
 
 def local_response_normalization(

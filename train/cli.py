@@ -194,6 +194,37 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--reinit", nargs="+", default=[], metavar="PATTERN", help="layers that are not to be loaded")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
+    gradients = command(
+        "gradients",
+        _gradients,
+        "show what a step of training would do to each layer, without doing it",
+        "  barenets gradients --checkpoint runs/mine --data pictures/val --out gradients\n"
+        "  barenets gradients --weights resnet50.h5 --images pictures/ --out gradients\n"
+        "  barenets gradients --net vgg16 --images pictures/ --out gradients     # from random numbers\n\n"
+        "Gradients, activations and what comes back to them, which pictures pull hardest, and what is wrong, as a\n"
+        "table, report.json, report.html, PNGs and TensorBoard's files in --out. Without labels a picture counts as\n"
+        "what the network takes it for. Nothing is trained.",
+    )
+    _source_options(gradients)
+    looked_at = gradients.add_mutually_exclusive_group(required=True)
+    looked_at.add_argument("--data", metavar="LIST_OR_FOLDER", help="labelled pictures")
+    looked_at.add_argument(
+        "--images", nargs="+", metavar="FILE_OR_FOLDER", help="pictures; ImageNet's own have their label in the name"
+    )
+    gradients.add_argument(
+        "--layers", nargs="+", default=[], metavar="PATTERN", help="what trains (default everything)"
+    )
+    gradients.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="default 8")
+    gradients.add_argument(
+        "--batches", type=_seed, default=2, metavar="N", help="of pictures from all over the set; 0 for all (default 2)"
+    )
+    gradients.add_argument(
+        "--learning-rate", type=float, default=0.001, metavar="X", help="of the steps, by plain SGD (default 0.001)"
+    )
+    gradients.add_argument("--seed", type=_seed, default=0, metavar="N", help="of dropout (default 0)")
+    gradients.add_argument("--out", default="gradients", metavar="DIR", help="where files go (default gradients)")
+    gradients.add_argument("--json", action="store_true", help="print one JSON object, as report.json has it")
+
     parts = command("data", None, "look after a data set").add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_Parser
     )
@@ -338,7 +369,16 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     option(run, "--checkpoint-every", "checkpoint each N steps too, not only each epoch", type=int, metavar="N")
     option(run, "--keep", "how many checkpoints to keep besides the best (default 2)", type=int, metavar="N")
     option(run, "--summary-every", "steps between histograms; 0 for none (default 1)", type=int, metavar="N")
-    option(run, "--exact-histograms", "count large variables whole, not a sample", action="store_true")
+    option(
+        run,
+        "--report-every",
+        "steps between looks inside every layer (activations, their gradients, dead channels), for report.html and "
+        "TensorBoard; 0 for none (default 0)",
+        type=int,
+        metavar="N",
+    )
+    option(run, "--exact-histograms", "count large tensors whole, not a sample", action="store_true")
+    option(run, "--eager", "run each step line by line, for a debugger to step through; slow", action="store_true")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
     data = parser.add_argument_group("the pictures")
@@ -622,9 +662,11 @@ def _train(run: Any, progress: Any, as_json: bool) -> int:
     return _INTERRUPTED if result.interrupted else _DONE
 
 
-def _model(arguments: argparse.Namespace) -> Any:
+def _model(arguments: argparse.Namespace, scratch: bool = False) -> Any:
     from barenets.train import model
 
+    if scratch and arguments.net and not (arguments.checkpoint or arguments.weights):
+        return model.from_scratch(arguments.net, arguments.variant, arguments.num_classes)
     if (arguments.checkpoint is None) == (arguments.weights is None):
         raise UserError("say which network: either --checkpoint DIR, of a run of yours, or --weights FILE")
     if arguments.checkpoint:
@@ -723,6 +765,67 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print(aligned(lines))
     print(f"{sum(array.size for array in arrays.values()):,} values")
     return _DONE
+
+
+def _gradients(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from barenets.look.findings import findings
+    from barenets.look.report import Report
+    from barenets.train import data
+    from barenets.train.progress import Progress
+    from barenets.train.select import freeze_norms, trained_variables
+    from barenets.train.summaries import SummaryWriter
+    from barenets.train.survey import survey
+
+    model = _model(arguments, scratch=True)
+    net = getattr(model.net, "net", model.net)  # a blend's is what trained
+    records, labels = _labelled(arguments, model.class_names)
+    wanted = arguments.batches * arguments.batch_size
+    if 0 < wanted < len(records):
+        records = records.subset(np.linspace(0, len(records) - 1, wanted).astype(int))
+    batches = data.Batches(records, model.preprocessing, arguments.batch_size)
+    trained = trained_variables(net, arguments.layers)
+    freeze_norms(net, trained)
+    what = arguments.checkpoint or arguments.weights or f"{arguments.net}, from random numbers"
+    steps = -(-len(records) // arguments.batch_size)
+    report = Report(f"{what}: {steps} batches of {min(arguments.batch_size, len(records))} pictures", trained)
+    writer, progress = SummaryWriter(arguments.out), Progress(quiet=arguments.json)
+    if not labels:
+        progress.say("no labels: each picture counts as what the network takes it for")
+    options = {"learning_rate": arguments.learning_rate, "seed": arguments.seed, "labels": labels}
+    try:
+        with progress.pictures("gradients", len(records)) as advance:
+            survey(net, trained, batches, report, writer, advance=advance, **options)
+    finally:
+        writer.close()
+    paths = report.write(arguments.out)
+    if arguments.json:
+        print(json.dumps(report.to_json()))
+        return _DONE
+    print(report.table())
+    print("\npictures that pull hardest")
+    for picture in report.pictures[:5]:
+        print(f"  {picture['norm']:.3e}  loss {picture['loss']:.3f}  {picture['label']}  {picture['path']}")
+    found = [str(finding) for finding in findings(report)]
+    print("", *(found or ["nothing found that is wrong"]), "", *paths, sep="\n")
+    print(f"look inside:  tensorboard --logdir {arguments.out}")
+    return _DONE
+
+
+def _labelled(arguments: argparse.Namespace, class_names: Sequence[str]) -> tuple[Any, bool]:
+    """The pictures of --data or --images, and whether they have labels."""
+    import numpy as np
+
+    from barenets.train import data
+
+    if arguments.data:
+        return data.read(arguments.data, class_names), True
+    if len(arguments.images) == 1:
+        with contextlib.suppress(UserError):
+            return data.read(arguments.images[0], class_names), True
+    paths = tuple(data.read_paths(arguments.images))
+    return data.Records(paths, np.zeros(len(paths), np.int32), tuple(class_names), "--images"), False
 
 
 def _check(arguments: argparse.Namespace) -> int:

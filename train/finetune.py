@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from barenets import UserError, weights
-from barenets.look import report
+from barenets.look.findings import findings
+from barenets.look.report import Report
 from barenets.nets import Headed, Maps
 from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints, data, model
@@ -45,11 +46,10 @@ class Result:
     """`step`, `epoch`, `top1` and `loss` of the checkpoint that validated best."""
     stages: tuple[Mapping[str, float], ...]
     """Of each stage that is over: `step` and `epoch` of its end, and what validated best in it."""
-    history: report.History
-    """The sizes of each trained variable's gradient at the first and the last watched steps of the last stage that
-    this process was in."""
-    picture: str | None
-    """Path of a picture of `history`."""
+    report: Report
+    """What the layers did at the watched steps of the last stage that this process was in."""
+    report_files: tuple[str, ...]
+    """Paths of the files that show it."""
     interrupted: bool
     seconds: float
 
@@ -61,17 +61,18 @@ class Result:
             "after": self.after and self.after.to_json(),
             "best": self.best,
             "stages": list(self.stages),
-            "gradients": self.history[max(self.history)] if self.history else None,
-            "picture": self.picture,
+            "gradients": self.report.variables.row(self.report.steps[-1]) if self.report.steps else None,
+            "findings": [asdict(finding) for finding in findings(self.report)],
+            "report_files": list(self.report_files),
             "interrupted": self.interrupted,
             "seconds": self.seconds,
         }
 
     def __str__(self) -> str:
         s, lines = self.settings, []
-        if self.history:
+        if self.report.steps:
             lines += ["gradients, layer by layer (medians over the last tenth of the steps)"]
-            lines += [report.gradient_table(self.history), ""]
+            lines += [self.report.table(), "", *map(str, findings(self.report))]
         if self.before:
             lines.append(f"validation accuracy before  {self.before.top1:.2%} of {self.before.count} pictures")
         for number, stage in enumerate(self.stages[:-1], 1):
@@ -82,8 +83,8 @@ class Result:
         if self.best and self.after and self.best["top1"] > self.after.top1:
             lines.append(f"best                        {self.best['top1']:.2%} at step {self.best['step']}")
         lines.append(f"{self.step} steps, {self.seconds:.0f} s; checkpoint {self.checkpoint}")
-        if self.picture:
-            lines.append(f"gradient sizes as a picture: {self.picture}")
+        if self.report_files:
+            lines.append(f"gradients as a page and as pictures: {', '.join(self.report_files)}")
         lines.append(f"look inside:  tensorboard --logdir {s.logdir}")
         if self.interrupted:
             lines.append(f"interrupted; go on with:  barenets finetune --resume --logdir {s.logdir}")
@@ -92,8 +93,8 @@ class Result:
         return "\n".join(lines)
 
 
-_REMEMBERED = 1000
-"""Watched steps whose sizes a run keeps in memory; TensorBoard's files have all of them."""
+_REPORT_EVERY = 60.0
+"""Seconds, at least, between two writings of a report during a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +211,8 @@ class Run:
             label_smoothing=s.label_smoothing,
             class_weights=plan.class_weights,
             accumulate=s.accumulate,
-            exact_histograms=s.exact_histograms,
+            exact=s.exact_histograms,
+            eager=s.eager,
         )
 
     def _batches(self) -> tuple[Any, Any]:
@@ -241,6 +243,12 @@ class Run:
         done = self.epoch - self.begun["epoch"]
         stale = self.epoch - int(self.best_of_stage["epoch"]) if self.best_of_stage else 0
         return self.position == 0 and (done >= self.now.epochs or 0 < self.now.patience <= stale)
+
+    def new_report(self) -> Report:
+        """That of the present stage, which has seen nothing yet."""
+        s = self.settings
+        stage = f", stage {self.stage + 1} of {s.num_stages}" if s.stages else ""
+        return Report(f"{s.net} {s.variant}{f', {s.head} head' if s.head else ''}{stage}", self.trainer.trained)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -392,7 +400,8 @@ def train(run: Run, progress: Progress) -> Result:
     """
     s = run.settings
     started = time.monotonic()
-    history: dict[int, dict[str, dict[str, float]]] = {}
+    report, written = run.new_report(), time.monotonic()
+    written_files: tuple[str, ...] = ()
     before = after = None
     writer = SummaryWriter(s.logdir, run.step)
     try:
@@ -407,15 +416,18 @@ def train(run: Run, progress: Progress) -> Result:
                     if run.stage + 1 == s.num_stages:
                         break
                     run.advance()
-                    history.clear()
+                    report = run.new_report()
                     progress.say(f"stage {run.stage + 1} of {s.num_stages}: {run.describe_stage()}")
                 now, begun = run.now, run.begun
                 epoch = run.epoch - begun["epoch"]
                 bar = progress.epoch(epoch, now.epochs, run.plan.pictures_per_epoch, run.position)
                 for batch in run.batches.epoch(run.epoch, run.position):
                     rate = run.plan.schedule(run.step - begun["step"])
-                    watch = s.summary_every > 0 and run.step % s.summary_every == 0
-                    result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch)
+                    inside = s.report_every > 0 and run.step % s.report_every == 0
+                    watch = inside or (s.summary_every > 0 and run.step % s.summary_every == 0)
+                    result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch, inside=inside)
+                    if watch:
+                        note(writer, report, run.step, result, rate, len(batch.indices))
                     if not result.finite:
                         where = first_nonfinite(run.trainer, batch.images, batch.labels, run.step)
                         raise DivergedError(
@@ -426,10 +438,6 @@ def train(run: Run, progress: Progress) -> Result:
                     bar.advance(count, float(result.loss), int(result.correct))
                     if run.step == 0 and not now.bottleneck:
                         writer.pictures("pictures", run.preprocessing.pictures(batch.images[:8]).numpy(), 0)
-                    if watch:
-                        history[run.step] = write_step(writer, run.step, result, run.sizes, rate, count)
-                        if len(history) > _REMEMBERED:
-                            del history[list(history)[1]]  # the first step is shown beside the last
                     run.step, run.position = run.step + 1, batch.position
                     if interrupted or (s.checkpoint_every and run.step % s.checkpoint_every == 0):
                         run.save()
@@ -447,17 +455,18 @@ def train(run: Run, progress: Progress) -> Result:
                 if run.over:
                     run.stages.append({**(run.best_of_stage or {}), "step": run.step, "epoch": run.epoch})
                 run.save()
+                if time.monotonic() > written + _REPORT_EVERY:
+                    report.write(s.logdir)
+                    written = time.monotonic()
     finally:
         writer.close()
+        if report.steps:  # also of a run that has just diverged
+            written_files = tuple(report.write(s.logdir))
     for skipped, reason in {
         **run.batches.skipped,
         **(run.validation.skipped if run.validation else {}),
     }.items():
         progress.say(f"not read: {skipped} ({reason})")
-    picture = None
-    if history:
-        picture = os.path.join(s.logdir, "gradients.png")
-        report.draw_gradients(history, picture, f"{s.net} {s.variant}, {len(history)} steps up to {run.step}")
     return Result(
         settings=s,
         step=run.step,
@@ -466,8 +475,8 @@ def train(run: Run, progress: Progress) -> Result:
         after=after,
         best=run.best,
         stages=tuple(run.stages),
-        history=history,
-        picture=picture,
+        report=report,
+        report_files=written_files,
         interrupted=not (run.over and run.stage + 1 == s.num_stages),
         seconds=time.monotonic() - started,
     )
@@ -492,26 +501,15 @@ def _write_graph(writer: SummaryWriter, run: Run) -> None:
     writer.graph(tf.function(run.net, autograph=False).get_concrete_function(spec).graph)
 
 
-def write_step(
-    writer: SummaryWriter, step: int, result: StepResult, sizes: Mapping[str, int], rate: float, count: int
-) -> dict[str, dict[str, float]]:
-    """Hands a watched step on `count` pictures to the writer; returns the sizes of each variable's gradient.
-
-    `sizes` are the trained variables' numbers of values.
-    """
-    quantities, histograms = report.layer_sizes(result.seen, sizes)
+def note(writer: SummaryWriter, report: Report, step: int, result: StepResult, rate: float, count: int) -> None:
+    """Hands a watched step on `count` pictures to the report and to TensorBoard's files."""
     scalars = {
-        "training/loss": float(result.loss),
-        "training/accuracy": int(result.correct) / count,
-        "training/learning_rate": rate,
-        "training/gradient_norm": float(result.gradient_norm),
+        "loss": float(result.loss),
+        "accuracy": int(result.correct) / count,
+        "learning_rate": rate,
+        "gradient_norm": float(result.gradient_norm),
     }
-    for name, values in quantities.items():
-        scalars |= {
-            (key if key == "update_ratio" else f"gradient_{key}") + f"/{name}": value for key, value in values.items()
-        }
-    writer.write(scalars, histograms, step)
-    return quantities
+    writer.write(*report.note(step, result.seen, result.inside, scalars), step)
 
 
 @contextmanager

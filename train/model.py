@@ -88,8 +88,18 @@ def from_weights(source: str, net: str | None, variant: str | None, num_classes:
     built = nets.build(name, num_classes=num_classes, variant=variant)
     preprocessing = preprocessing_for(source, arrays, name, variant, built)
     weights.load(built, arrays, origin=source)
-    names = catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
-    return Model(built, names, preprocessing, {})
+    return Model(built, _names(num_classes), preprocessing, {})
+
+
+def from_scratch(net: str, variant: str | None, num_classes: int | None) -> Model:
+    """The network `net` as it starts, from random numbers; pictures go in as weights of unknown origin want them."""
+    name, variant = _choose(None, None, net, variant)
+    built = nets.build(name, num_classes=num_classes or 1000, variant=variant)
+    return Model(built, _names(num_classes or 1000), preprocessing_for(None, None, name, variant, built), {})
+
+
+def _names(num_classes: int) -> tuple[str, ...]:
+    return catalog.imagenet_classes() if num_classes == 1000 else tuple(map(str, range(num_classes)))
 
 
 def initialise(net: Any, s: Settings) -> tuple[Preprocessing, weights.LoadReport | None]:

@@ -42,7 +42,12 @@ class Settings:
     on_error: str = "stop"
     summary_every: int = 1
     """Steps; 0 for no summaries of layers."""
+    report_every: int = 0
+    """Steps between looks inside every layer: activations, the gradients that come back, dead channels; 0 for none."""
     exact_histograms: bool = False
+    """Count large tensors and whole batches, not a sample."""
+    eager: bool = False
+    """Run every step line by line, in Python, for a debugger; far slower."""
     checkpoint_every: int = 0
     """Steps, besides the end of each epoch; 0 for none."""
     keep: int = 2
@@ -93,7 +98,8 @@ class Settings:
     """What is done one after the other: of each, what differs from the settings above. None: one stage."""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "keep": 1, "summary_every": 0, "checkpoint_every": 0}
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "keep": 1, "summary_every": 0, "report_every": 0}
+        least["checkpoint_every"] = 0
         for name, lowest in least.items():
             self._require(name, getattr(self, name) >= lowest, f"at least {lowest}")
         for name in ("seed", "decay_every", "warm_up", "weight_decay", "patience"):

@@ -28,7 +28,7 @@ HEADS = {
 TAPS = {
     "linear": ["pool", "dropout", "classifier"],
     "dense": ["flatten", "fc", "relu", "dropout", "classifier"],
-    "glu": ["pool", "auxiliary_classifier", "linear", "gate", "glu", "centers", "dropout", "classifier"],
+    "glu": ["pool", "auxiliary_classifier", "linear", "gate", "sigmoid", "glu", "centers", "dropout", "classifier"],
 }
 
 
@@ -103,7 +103,8 @@ def keras_model(kind: str):
         outputs = {"pool": pool}
         if kind == "glu":
             linear, gate = (layer.Dense(6, name=name)(pool) for name in ("linear", "gate"))
-            top = outputs["glu"] = layer.multiply([linear, layer.Activation("sigmoid")(gate)])
+            outputs["sigmoid"] = layer.Activation("sigmoid")(gate)
+            top = outputs["glu"] = layer.multiply([linear, outputs["sigmoid"]])
             outputs["auxiliary_classifier"] = layer.Dense(CLASSES, name="auxiliary_classifier")(pool)
             outputs["centers"] = SquaredDistances(name="centers")(top)
         outputs["classifier"] = layer.Dense(CLASSES, name="classifier")(top)

@@ -169,7 +169,7 @@ def epsilon(factor):
     def plant(net, monkeypatch):
         for module in net.submodules:
             if isinstance(module, BatchNorm):
-                module._epsilon *= factor
+                module.epsilon *= factor
 
     return plant
 

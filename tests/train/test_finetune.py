@@ -68,7 +68,7 @@ def test_learns_and_writes_everything_down(folder, tmp_path):
     run, result = trained(folder, tmp_path, epochs=20)
     assert result.before.top1 < 0.8 < 0.95 <= result.after.top1
     assert result.best["top1"] >= result.after.top1
-    assert list(result.history) == list(range(20 * 6))
+    assert result.report.steps == list(range(20 * 6))
     tags = events(tmp_path)
     names = list(named_variables(run.net))
     assert tags["histograms"] == {f"{kind}/{name}" for kind in ("gradients", "variables") for name in names}
@@ -77,7 +77,8 @@ def test_learns_and_writes_everything_down(folder, tmp_path):
     ]
     assert {"training/loss", "training/accuracy", "training/learning_rate", "validation/top1"} <= tags["scalars"]
     assert tags["images"] == {"pictures"}
-    assert Path(result.picture).read_bytes().startswith(b"\x89PNG")
+    assert [Path(path).name for path in result.report_files] == ["report.json", "report.html", "gradients.png"]
+    assert Path(result.report_files[-1]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_trains_what_is_chosen_and_nothing_else(folder, tmp_path):
