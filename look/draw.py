@@ -58,7 +58,7 @@ def _variables(panel: Any, report: Report, quantity: str, kind: str, colour: str
         return
     now = table.median(quantity, report.last)[places]
     panel.plot(across, _positive(now), "o-", color=colour, markersize=4, label=f"{kind}, at the end")
-    low, high = np.nanpercentile(series, [10, 90], axis=0)
+    low, high = np.transpose([_percentiles(column, [10, 90]) for column in series.T])
     band = f"{kind}, 10–90 % of steps"
     panel.fill_between(across, _positive(low), _positive(high), color=colour, alpha=0.15, label=band)
 
@@ -79,8 +79,8 @@ def heat_map(report: Report, path: str) -> None:
         values = _positive(table.series(quantity, steps).T)
         import matplotlib.colors
 
-        finite = values[np.isfinite(values)]
-        norm = matplotlib.colors.LogNorm(*np.percentile(finite, [1, 99])) if finite.size else None
+        finite = np.isfinite(values).any()
+        norm = matplotlib.colors.LogNorm(*_percentiles(values, [1, 99])) if finite else None
         drawn = panel.imshow(values, aspect="auto", norm=norm, interpolation="nearest", cmap="viridis")
         panel.set_facecolor("lightgrey")
         every = max(1, len(table.names) // 60)
@@ -89,7 +89,7 @@ def heat_map(report: Report, path: str) -> None:
         panel.set_xticks(ticks, [f"{steps[i]:,}" for i in ticks])
         panel.set_xlabel("step")
         panel.set_title(title, fontsize=10)
-        if finite.size:
+        if finite:
             figure.colorbar(drawn, ax=panel)
     figure.suptitle(report.title)
     _save(figure, path)
@@ -128,7 +128,13 @@ def _finish(panel: Any, label: str, names: Sequence[str]) -> None:
 
 def _positive(values: np.ndarray) -> np.ndarray:
     """What a log scale can show; gaps elsewhere."""
-    return np.where(values > 0, values, np.nan)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _percentiles(values: np.ndarray, which: Sequence[float]) -> np.ndarray:
+    """Of the finite ones among `values`; NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return np.percentile(finite, which) if finite.size else np.full(len(which), np.nan)
 
 
 def _save(figure: Any, path: str) -> None:

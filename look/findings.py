@@ -9,11 +9,11 @@ from barenets.look.report import Report
 
 VANISHING, EXPLODING = 1e-4, 1e4
 """Norm of the gradient that comes back to a layer, over that at the last one."""
-DEAD, DEAD_AFTER = 0.2, 256
+DEAD, DEAD_AFTER = 0.4, 256
 """Share of a ReLU's channels that were not positive once, and how many values of each it takes to say so."""
 TOO_FAST, TOO_SLOW = 0.1, 1e-7
 """Norm of an update over that of the kernel, as the median over kernels and steps."""
-STALE = 2.0
+STALE = 3.0
 """Nats between the batch's statistics and a batch norm's moving averages."""
 
 
@@ -116,11 +116,11 @@ def _rate(report: Report) -> Iterator[Finding]:
     ratios = table.series("update_ratio", report.steps)[:, kernels]
     if not ratios.size or not np.isfinite(ratios).any():
         return
-    middle = float(np.nanmedian(ratios))
-    each = np.nanmedian(ratios, axis=0)
+    middle, moved = float(np.nanmedian(ratios)), bool((table.series("norm", report.steps)[:, kernels] > 0).any())
+    each = table.median("update_ratio", report.steps)[kernels]
     for kind, wrong, threshold, of in (
         ("learning rate too high", middle > TOO_FAST, TOO_FAST, each > TOO_FAST),
-        ("learning rate too low", 0 < middle < TOO_SLOW, TOO_SLOW, each < TOO_SLOW),
+        ("learning rate too low", moved and middle < TOO_SLOW, TOO_SLOW, each < TOO_SLOW),
     ):
         if wrong:
             names = tuple(table.names[kernels[i]] for i in np.flatnonzero(of))

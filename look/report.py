@@ -223,9 +223,9 @@ class Report:
             if square > 0:  # E |g_n − g|² = E |g_n|² − |g|²
                 rows[name]["noise"] = math.sqrt(max(float(np.mean(squares)) - square, 0) / square)
         for name, value in inside["frozen"].items():
-            first = self._frozen.setdefault(name, float(value))
-            if abs(change := float(value) / (first or 1e-30) - 1) > 1e-6:  # what another order of adding may make of it
-                self.changed[name] = abs(math.sqrt(1 + change) - 1)
+            first, now = self._frozen.setdefault(name, math.sqrt(value)), math.sqrt(value)
+            if abs(now - first) > 1e-6 * first:  # what another order of adding may make of it
+                self.changed[name] = abs(now - first) / (first or now)
 
     def _note_activations(self, inside: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         now = len(self.seen_pictures)

@@ -401,7 +401,6 @@ def train(run: Run, progress: Progress) -> Result:
     s = run.settings
     started = time.monotonic()
     report, written = run.new_report(), time.monotonic()
-    written_files: tuple[str, ...] = ()
     before = after = None
     writer = SummaryWriter(s.logdir, run.step)
     try:
@@ -455,13 +454,16 @@ def train(run: Run, progress: Progress) -> Result:
                 if run.over:
                     run.stages.append({**(run.best_of_stage or {}), "step": run.step, "epoch": run.epoch})
                 run.save()
-                if time.monotonic() > written + _REPORT_EVERY:
+                if report.steps and time.monotonic() > written + _REPORT_EVERY:
                     report.write(s.logdir)
                     written = time.monotonic()
+        written_files = tuple(report.write(s.logdir)) if report.steps else ()
+    except DivergedError:
+        if report.steps:
+            report.write(s.logdir)
+        raise
     finally:
         writer.close()
-        if report.steps:  # also of a run that has just diverged
-            written_files = tuple(report.write(s.logdir))
     for skipped, reason in {
         **run.batches.skipped,
         **(run.validation.skipped if run.validation else {}),
