@@ -225,6 +225,33 @@ def _parser() -> argparse.ArgumentParser:
     gradients.add_argument("--out", default="gradients", metavar="DIR", help="where files go (default gradients)")
     gradients.add_argument("--json", action="store_true", help="print one JSON object, as report.json has it")
 
+    explanation = command(
+        "explain",
+        _explain,
+        "draw why a network takes pictures for what it does, and what its channels see",
+        "  barenets explain --checkpoint runs/mine --images cat.jpg dog.jpg --out explained\n"
+        "  barenets explain --checkpoint runs/mine --images cat.jpg --method saliency occlusion --class dog\n"
+        "  barenets explain --checkpoint runs/mine --images pictures/ --filters conv1 --features pool2 \\\n"
+        "      --top-pictures relu5\n\n"
+        "Methods: saliency, smooth_grad, integrated_gradients, guided (backpropagation), grad_cam, occlusion. PNGs\n"
+        "and TensorBoard's files go to --out.",
+    )
+    _source_options(explanation)
+    explanation.add_argument("--images", nargs="+", required=True, metavar="FILE_OR_FOLDER", help="pictures")
+    explanation.add_argument("--method", nargs="+", metavar="NAME", help="default saliency grad_cam")
+    explanation.add_argument("--class", dest="of", metavar="NAME_OR_NUMBER", help="default each picture's likeliest")
+    explanation.add_argument("--layer", metavar="NAME", help="the map of grad_cam (default the last)")
+    explanation.add_argument("--filters", metavar="LAYER", help="draw this layer's kernels")
+    explanation.add_argument("--features", metavar="LAYER", help="draw this layer's map of the first picture")
+    explanation.add_argument(
+        "--top-pictures", metavar="LAYER", help="draw the pictures that move each of this layer's --channels most"
+    )
+    explanation.add_argument(
+        "--channels", nargs="+", type=_seed, default=[*range(8)], metavar="N", help="default 0 to 7"
+    )
+    explanation.add_argument("--count", type=_positive, default=16, metavar="N", help="pictures explained (default 16)")
+    explanation.add_argument("--out", default="explained", metavar="DIR", help="where files go (default explained)")
+
     parts = command("data", None, "look after a data set").add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_Parser
     )
@@ -810,6 +837,37 @@ def _gradients(arguments: argparse.Namespace) -> int:
     found = [str(finding) for finding in findings(report)]
     print("", *(found or ["nothing found that is wrong"]), "", *paths, sep="\n")
     print(f"look inside:  tensorboard --logdir {arguments.out}")
+    return _DONE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from barenets.look import explain
+    from barenets.train import data
+    from barenets.train.explanations import Explanations
+    from barenets.train.progress import Progress
+
+    maps = arguments.filters, arguments.features, arguments.top_pictures
+    methods = arguments.method or ([] if any(maps) else ["saliency", "grad_cam"])
+    for name in methods:
+        if name not in explain.METHODS:
+            raise UserError(f"there is no method {name!r}; there are {', '.join(explain.METHODS)}")
+    model = _model(arguments)
+    paths = tuple(data.read_paths(arguments.images))
+    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    drawn = Explanations(model, records, arguments.out, Progress())
+    files = []
+    if arguments.filters:
+        files.append(drawn.filters(arguments.filters))
+    if arguments.features:
+        files.append(drawn.features(arguments.features))
+    if arguments.top_pictures:
+        files.append(drawn.top_pictures(arguments.top_pictures, arguments.channels))
+    if methods:
+        files.append(drawn.methods(methods, arguments.count, arguments.of, arguments.layer))
+    drawn.close()
+    print(*files, f"look inside:  tensorboard --logdir {arguments.out}", sep="\n")
     return _DONE
 
 

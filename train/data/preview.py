@@ -85,16 +85,25 @@ def contact_sheet(
     if not len(before) == len(after) == len(before if titles is None else titles) > 0:
         named = len(before if titles is None else titles)
         raise ValueError(f"{len(before)} pictures before, {len(after)} after and {named} titles do not pair")
-    _draw({"before": before, "after": after}, path, titles, heading, columns)
+    sheet({"before": before, "after": after}, path, titles, heading, columns)
 
 
 def grid(pictures: Any, path: str, titles: Sequence[str] | None = None, heading: str = "", columns: int = 8) -> None:
     """A PNG at `path` of `pictures`, as `contact_sheet` takes them, with its errors."""
-    _draw({"": pictures}, path, titles, heading, columns)
+    sheet({"": pictures}, path, titles, heading, columns)
 
 
-def _draw(strips: Mapping[str, Any], path: str, titles: Sequence[str] | None, heading: str, columns: int) -> None:
-    """Rows of pictures, those of each strip below those of the one before, with its name at the side."""
+def sheet(
+    strips: Mapping[str, Any],
+    path: str,
+    titles: Sequence[str] | None = None,
+    heading: str = "",
+    columns: int = 8,
+) -> None:
+    """A PNG at `path`: rows of pictures, those of each strip below those of the one before, with its name at the side.
+
+    Strips are name -> pictures, as many in each and as `contact_sheet` takes them, with its errors.
+    """
     import matplotlib.figure  # a second of start-up that most commands need not pay
 
     strips = {name: _bytes(pictures) for name, pictures in strips.items()}
