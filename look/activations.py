@@ -25,8 +25,8 @@ QUANTITIES = (
 )
 """What is said of each activation; see `row`."""
 
-PICTURES, FEW_PICTURES = 8, 4
-"""Of how many pictures of a batch the activations, and the single gradients, are looked at, unless all are wanted."""
+PICTURES = 4
+"""How many pictures of a batch are looked at inside, unless all are wanted."""
 
 INPUT = "input"
 """The name of the pictures themselves among the activations."""

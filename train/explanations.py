@@ -104,6 +104,4 @@ class Explanations:
             return names.index(of)
         if of.isdecimal() and int(of) < len(names):
             return int(of)
-        raise UserError(
-            f"--class {of}: is no class of this network; there are {len(names)}, {', '.join(names[:3])}, ..."
-        )
+        raise UserError(f"--class {of}: is none of the {len(names)} classes, {', '.join(names[:3])}, ...")

@@ -149,7 +149,7 @@ class Trainer:
         self, watch: Watch, found: Mapping[str, tf.Tensor], squares: Mapping[str, tf.Tensor]
     ) -> dict[str, Any]:
         pictures = None if self._exact else activations.PICTURES
-        of_pictures = activations.picture_squares(watch, found, None if self._exact else activations.FEW_PICTURES)
+        of_pictures = activations.picture_squares(watch, found, pictures)
         assert watch.losses is not None
         return {
             "pictures": tf.shape(watch.losses[:pictures])[0],

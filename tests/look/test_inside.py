@@ -126,13 +126,14 @@ def test_a_sample_of_the_pictures():
     net, (images, labels) = lively(Parts()), batch(20)
     inside = trainer(net).step(images, labels, 0, 0.0, inside=True).inside
     every = trainer(net, exact=True).step(images, labels, 0, 0.0, inside=True).inside
-    few = activations.FEW_PICTURES
     assert inside["pictures"] == activations.PICTURES
     assert "input" in every["activations"]
     assert "input" not in inside["activations"]
     assert set(every["picture_squares"]) - set(inside["picture_squares"]) == {"bn1/gamma", "bn1/beta"}
     for name, squares in inside["picture_squares"].items():
-        np.testing.assert_allclose(squares, every["picture_squares"][name][:few], rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(
+            squares, every["picture_squares"][name][: activations.PICTURES], rtol=1e-4, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
