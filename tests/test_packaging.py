@@ -30,7 +30,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_one_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"barenets"}
-    for name in ("py.typed", "nets/alexnet.py", "train/data/records.py", "look/page.html", "weights/imagenet_classes.txt"):
+    for name in (
+        "py.typed",
+        "nets/alexnet.py",
+        "train/data/records.py",
+        "look/page.html",
+        "weights/imagenet_classes.txt",
+    ):
         assert f"barenets/{name}" in names
 
 
