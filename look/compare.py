@@ -59,7 +59,10 @@ def read_dump(path: str) -> dict[str, np.ndarray] | None:
     """
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path) or bytes(files.view(path)[:2]) != b"PK":
         return None
-    members = list(files.members(path))
+    try:
+        members = list(files.members(path))
+    except UserError:  # which the readers of weights say in full
+        return None
     names = [name.removesuffix(".npy") for name in members]
     if not all(name.endswith(".npy") for name in members):  # torch's zip, or Keras's
         return None
@@ -334,7 +337,12 @@ def _of_output(a: np.ndarray, b: np.ndarray) -> Iterator[Trial]:
     yield f"after multiplying B by {factor:.6g}", a, b * a.dtype.type(factor)
     for down, right in _AROUND if a.ndim == 4 else ():
         x, y = (_moved(side, sign * down, sign * right) for side, sign in ((a, 1), (b, -1)))
-        yield f"after moving B by {down} down and {right} right: look at the padding", x, y
+        yield f"after moving B {_way(down, right)}: look at the padding", x, y
+
+
+def _way(down: int, right: int) -> str:
+    ways = (("", "1 down", "1 up")[down], ("", "1 right", "1 left")[right])
+    return " and ".join(way for way in ways if way)
 
 
 def _moved(x: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -371,7 +379,7 @@ def _of_layer(name: str, a: np.ndarray, second: Activations, net: Any) -> Iterat
         y = given(_moved(padded, 1 - down, 1 - right)[:, : x.shape[1], : x.shape[2]])
         h, w = np.minimum(a.shape[1:3], y.shape[1:3])
         middle = slice(None), slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)
-        text = f"in the middle if {name}'s input is moved by {down} down and {right} right: look at the padding"
+        text = f"in the middle if {name}'s input is moved {_way(down, right)}: look at the padding"
         yield text, a[middle], y[middle]
     kind, options = getattr(layer, "func", layer), getattr(layer, "keywords", {})
     if kind is local_response_normalization:

@@ -232,9 +232,9 @@ def _parser() -> argparse.ArgumentParser:
         "  barenets compare theirs.npz resnet50.h5         # another engine's activations: see docs/porting.md\n"
         "  barenets compare resnet50.h5 resnet50.pth --images pictures/\n"
         "  barenets compare alexnet:alexnet alexnet:caffenet --weights bvlc_alexnet.npy --images pictures/\n\n"
-        "A and B are each a dump (an .npz of activations by name), a weight file, a name in the catalog, a run's log\n"
-        "folder, or NET:VARIANT, with the numbers of --weights, if any. A dump that has its `input` needs no --images.\n"
-        "Layers are named in B's order. Exit status 1 if any differs.",
+        "A and B are each a dump (an .npz of activations by name), a weight file, a name in the catalog, a run's\n"
+        "log folder, or NET:VARIANT, with the numbers of --weights, if any. Where one is a dump with an `input`, the\n"
+        "other is given that, and needs no --images. Layers come in B's order. Exit status 1 if any differs.",
     )
     comparing.add_argument("first", metavar="A", help="what to compare with, another engine's dump perhaps")
     comparing.add_argument("second", metavar="B", help="the network that is asked about")
