@@ -150,9 +150,14 @@ class Comparison:
             shape = " / ".join("×".join(map(str, sides)) for sides in shapes)
             numbers = (f"{row.difference:.1e}", f"{row.relative:.1e}", f"{row.cosine:.6f}", ",".join(map(str, row.at)))
             rows.append((name + " <-" * (row is self.first), shape, *(numbers if row.at else "----")))
-        return "\n".join([aligned(rows, left=2), "", *self._verdict()])
+        return f"{aligned(rows, left=2)}\n\n{self.verdict}"
 
-    def _verdict(self) -> Iterator[str]:
+    @property
+    def verdict(self) -> str:
+        """What is below the table."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
         first, last = self.first, self.last_agreeing
         compared = [row.relative for row in self.rows if row.name != INPUT]
         if first is not None:
@@ -169,6 +174,8 @@ class Comparison:
                 yield f"only in {side}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
         if self.pairs:
             yield "agree under other names: --map " + " ".join(f"{a}={b}" for a, b in self.pairs.items())
+            if alone := [name for name in self.only_second if name not in self.pairs.values()]:
+                yield f"the first of B's that no activation of A agrees with: {alone[0]}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for JSON: None is a number that is not there, or is not finite."""
@@ -234,8 +241,9 @@ def _row(name: str, other: str, first: Activations, second: Activations, toleran
         return Row(name, other, *shapes, math.nan, math.nan, math.nan, (), False)
     gap = np.abs(a - b)
     worst = np.argmax(gap)  # a NaN, if there is one
-    relative, norms = _relative(a, b), math.sqrt(_dot(a, a)) * math.sqrt(_dot(b, b))
-    cosine = _dot(a, b) / norms if norms else math.nan if np.any(gap) else 1.0
+    x, y = (side.astype(np.float64).ravel() for side in (a, b))
+    relative, norms = _relative(a, b), math.sqrt(x @ x) * math.sqrt(y @ y)
+    cosine = float(x @ y) / norms if norms else math.nan if np.any(gap) else 1.0
     at = tuple(map(int, np.unravel_index(worst, gap.shape)))
     return Row(name, other, *shapes, float(gap.flat[worst]), relative, cosine, at, relative <= tolerance)
 
@@ -374,13 +382,8 @@ def _of_layer(name: str, a: np.ndarray, second: Activations, net: Any) -> Iterat
         yield f"if {name} is given its input after a ReLU", a, given(np.maximum(x, 0))
     for other in [n for n in reversed(before) if second[n].shape == x.shape and not np.array_equal(second[n], x)][:3]:
         yield f"if {name} is given {other}", a, given(second[other])
-    for down, right in _AROUND if x.ndim == a.ndim == 4 else ():
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        y = given(_moved(padded, 1 - down, 1 - right)[:, : x.shape[1], : x.shape[2]])
-        h, w = np.minimum(a.shape[1:3], y.shape[1:3])
-        middle = slice(None), slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)
-        text = f"in the middle if {name}'s input is moved {_way(down, right)}: look at the padding"
-        yield text, a[middle], y[middle]
+    if x.ndim == a.ndim == 4:
+        yield from _of_map(name, a, x, given)
     kind, options = getattr(layer, "func", layer), getattr(layer, "keywords", {})
     if kind is local_response_normalization:
         alpha, size = (options.get(key, usual) for key, usual in (("alpha", 1e-4), ("size", 5)))
@@ -394,6 +397,20 @@ def _of_layer(name: str, a: np.ndarray, second: Activations, net: Any) -> Iterat
         apart = float(np.median(variance / np.maximum(factor, 1e-30) ** 2 - variance))
         y = beta + (b - beta) * np.sqrt(variance / np.maximum(variance + apart, 1e-30))
         yield f"if epsilon is {kind.epsilon + apart:.1e}, not {kind.epsilon:.1e}", a, y
+
+
+def _of_map(name: str, a: np.ndarray, x: np.ndarray, given: Callable[[np.ndarray], np.ndarray]) -> Iterator[Trial]:
+    """What may be different in what B's layer does in the plane: it makes given(x) of the map `x`."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for down, right in _AROUND:
+        y = given(_moved(padded, 1 - down, 1 - right)[:, : x.shape[1], : x.shape[2]])
+        h, w = np.minimum(a.shape[1:3], y.shape[1:3])
+        middle = slice(None), slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)
+        text = f"in the middle if {name}'s input is moved {_way(down, right)}: look at the padding"
+        yield text, a[middle], y[middle]
+    # Of a picture in the mirror the kernel sees what its mirror image sees of the picture.
+    yield f"if {name}'s kernel has height and width swapped", a, given(x.swapaxes(1, 2)).swapaxes(1, 2)
+    yield f"if {name}'s kernel is turned by 180 degrees", a, given(x[:, ::-1, ::-1])[:, ::-1, ::-1]
 
 
 class _Entered:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from barenets import UserError, nets, weights
 from barenets.look.compare import as_nhwc, compare, dump, read_dump
 from barenets.ops import BatchNorm, Conv2D, Dense, layers, local_response_normalization, max_pool, named_variables
 from barenets.train.cli import main
+from tests.nets import prototxt
 from tests.nets.parity import opencv_activations
+from tests.nets.test_caffe_networks import random_weights
 from tests.ops import reference
 from tests.pictures import write_pictures
 from tests.train import tiny
@@ -173,7 +176,14 @@ FAULTS = {
     ),
     "no bias": ({}, {"conv1/biases": lambda b: 0 * b}, "conv1", "B's channels are multiplied by 1, 1, 1, and"),
     "variance": ({}, {"bn2/moving_variance": lambda v: v[::-1]}, "bn2", "B's channels are multiplied by"),
-    "transposed kernel": ({}, {"conv2/weights": lambda w: w.transpose(1, 0, 2, 3)}, "conv2", None),
+    "transposed kernel": (
+        {},
+        {"conv2/weights": lambda w: w.transpose(1, 0, 2, 3)},
+        "conv2",
+        "if conv2's kernel has height and width swapped",
+    ),
+    "turned kernel": ({}, {"conv2/weights": lambda w: w[::-1, ::-1]}, "conv2", "if conv2's kernel is turned by 180"),
+    "channels of a kernel": ({}, {"conv2/weights": lambda w: w[:, :, ::-1]}, "conv2", None),
     "one wrong weight": ({}, {"fc4/weights": lambda w: w + 0.1 * (w == w.max())}, "fc4", None),
 }
 
@@ -306,6 +316,11 @@ def test_names(net, pictures, ours):
     expected = {f"features.{name}": name for name in ours if name not in ("input", "bn2")} | {"features.scale2": "bn2"}
     assert found.pairs == expected
     assert "--map features.conv1=conv1 features.relu1=relu1" in str(found)
+    dumped["features.fc3"] = dumped["features.fc3"] + 1
+    partly = compare(dumped, ours)
+    assert partly.pairs == {a: b for a, b in expected.items() if b != "fc3"}
+    assert "the first of B's that no activation of A agrees with: fc3" in str(partly)
+    dumped["features.fc3"] = ours["fc3"]
     again = compare(dumped, ours, names=found.pairs)
     assert again.agrees
     assert (again.only_first, again.only_second) == ((), ())
@@ -426,3 +441,58 @@ def test_two_alexnets():
     found = compare(dump(first, images), dump(second, images), net=second)
     assert (found.first.name, found.last_agreeing.name) == ("pool1", "relu1")
     assert found.hints[0] == "A has norm1 where B has pool1: they come in another order"
+
+
+@pytest.mark.slow
+def test_a_port_from_torch(tmp_path, capsys):
+    """ResNet-18's hooks, N, C, H, W and under torch's names, against its .pth: paired, compared, and a fault found."""
+    torch = pytest.importorskip("torch")
+    from tests.nets.torch_reference import build
+
+    torch.manual_seed(0)
+    model, path = build("resnet18", 10).eval(), str(tmp_path / "resnet18.pth")
+    torch.save(model.state_dict(), path)
+    images = np.random.default_rng(0).normal(0, 1, (1, 3, 224, 224)).astype(np.float32)
+
+    def run(*more: str) -> tuple[int, str]:
+        seen = {"input": images}
+        leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda module, x, y: seen.update({name: y.numpy().copy()})
+
+        hooks = [module.register_forward_hook(keep(name)) for name, module in leaves.items()]
+        with torch.no_grad():
+            model(torch.tensor(images))
+        for hook in hooks:
+            hook.remove()
+        np.savez(tmp_path / "torch.npz", **seen)
+        return main(["compare", str(tmp_path / "torch.npz"), path, *more]), capsys.readouterr().out
+
+    status, out = run()
+    (pairs,) = re.findall(r"--map (.*)", out)
+    assert "layer2.0.downsample.0=res3a_branch1" in pairs.split()
+    status, out = run("--map", *pairs.split())
+    assert (status, "42 activations agree to" in out) == (0, True)
+    model.layer3[1].bn2.eps = 1e-2
+    status, out = run("--map", *pairs.split())
+    assert status == 1
+    assert "bn4b_branch2b is the first that differs" in out
+    assert "if epsilon is 1.0e-02, not 1.0e-05" in out
+
+
+@pytest.mark.slow
+def test_a_port_from_caffe():
+    """bvlc_alexnet whole: fc6's rows in Caffe's order, which every shape allows, and a swapped pair of groups."""
+    net = nets.build("alexnet", num_classes=10)
+    values = random_weights(net)
+    weights.load(net, values)
+    text = prototxt.bvlc_alexnet().replace("num_output: 1000", "num_output: 10").replace("dim: 10 ", "dim: 1 ")
+    images = np.random.default_rng(0).normal(0, 70, (1, 227, 227, 3)).astype(np.float32)
+    ours = dump(net, images)
+    found = compare({"input": images} | opencv_activations(text, values, images, {}), ours, net=net)
+    assert (found.first.name, found.last_agreeing.name) == ("fc6", "pool5")
+    assert "if fc6's rows are in C, H, W order" in found.hints[0]
+    values["conv4/weights"] = np.roll(values["conv4/weights"], 192, -1)
+    found = compare({"input": images} | opencv_activations(text, values, images), ours, net=net)
+    assert (found.first.name, found.last_agreeing.name, found.hints) == ("conv4", "relu3", ())
