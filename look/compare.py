@@ -210,7 +210,7 @@ def compare(
     differs by more than `tolerance` times the largest magnitude on either side. Axes of length 1 do not count: Caffe's
     [N, C, 1, 1] is [N, C]. With `net`, which made `second`, its layers are tried out for hints, too.
 
-    Raises UserError for a name in `names` that is not there.
+    Raises UserError for a name in `names` that is not there, or is paired twice.
     """
     names = names or {}
     for given, there, side in ((names, first, "A"), (names.values(), second, "B")):
@@ -219,6 +219,8 @@ def compare(
                 near = difflib.get_close_matches(name, there, 3) or list(there)[:5]
                 raise UserError(f"--map: {side} has no activation {name!r}; it has {', '.join(near)}")
     partner = {b: a for a, b in names.items()}
+    if twice := [f"{a}={b}" for a, b in names.items() if partner[b] != a]:
+        raise UserError(f"--map: {twice[0]}: B's is paired with another of A's, too")
     partner |= {name: name for name in second if name in first and name not in names and name not in partner}
     rows = tuple(_row(name, partner[name], first, second, tolerance) for name in second if name in partner)
     of_first = {name: array for name, array in first.items() if name not in partner.values()}
@@ -239,11 +241,12 @@ def _row(name: str, other: str, first: Activations, second: Activations, toleran
     shapes = b.shape, a.shape
     if a.shape != b.shape:
         return Row(name, other, *shapes, math.nan, math.nan, math.nan, (), False)
-    gap = np.abs(a - b)
+    with np.errstate(invalid="ignore"):  # inf − inf
+        gap = np.abs(a - b)
+        x, y = (side.astype(np.float64).ravel() for side in (a, b))
+        relative, norms = _relative(a, b), math.sqrt(x @ x) * math.sqrt(y @ y)
+        cosine = float(x @ y) / norms if norms else math.nan if np.any(gap) else 1.0
     worst = np.argmax(gap)  # a NaN, if there is one
-    x, y = (side.astype(np.float64).ravel() for side in (a, b))
-    relative, norms = _relative(a, b), math.sqrt(x @ x) * math.sqrt(y @ y)
-    cosine = float(x @ y) / norms if norms else math.nan if np.any(gap) else 1.0
     at = tuple(map(int, np.unravel_index(worst, gap.shape)))
     return Row(name, other, *shapes, float(gap.flat[worst]), relative, cosine, at, relative <= tolerance)
 

@@ -222,12 +222,12 @@ DUMPS = {
     "flattened": ("pool2", flattened, "exactly as A's values are 12×3×3, flattened"),
     "after the relu": ("conv1", lambda a: np.maximum(a, 0), "exactly after a ReLU on B"),
     "probabilities": ("fc4", lambda a: scipy.special.softmax(a, 1), "after a softmax on B"),
-    "not finite": ("relu1", lambda a: a / np.float32(a != a.flat[5]), "not finite in A"),
+    "not a number": ("relu1", lambda a: np.where(a == a.flat[5], np.nan, a), "not finite in A"),
+    "infinite": ("relu1", lambda a: np.where(a == a.flat[5], np.inf, a), "not finite in A"),
     "pixel": ("relu2", lambda a: np.roll(a, 1, 1), "exactly after moving B 1 down: look at the padding"),
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("fault", DUMPS)
 def test_what_a_dump_may_do_otherwise(fault, net, ours):
     name, change, hint = DUMPS[fault]
@@ -295,6 +295,15 @@ def test_tolerance(change, agrees):
     assert bool(found.first) != agrees
 
 
+def test_infinite_on_both_sides():
+    """Says nothing of the rest: it does not agree."""
+    x = np.float32([[1, np.inf]])
+    found = compare({"x": x}, {"x": x})
+    assert not found.agrees
+    assert found.hints == ("not finite in A and B",)
+    assert found.to_json()["layers"][0]["relative"] is None
+
+
 def test_axes_of_length_one_do_not_count(ours):
     found = compare(ours | {"fc4": ours["fc4"][:, :, None, None]}, ours)
     assert found.agrees
@@ -333,6 +342,8 @@ def test_a_name_that_is_not_there(ours):
         compare(ours, ours, names={"conv2": "conf1"})
     with pytest.raises(UserError, match=r"--map: A has no activation 'features\.0'; it has"):
         compare(ours, ours, names={"features.0": "conv1"})
+    with pytest.raises(UserError, match=r"--map: conv1=relu1: B's is paired with another of A's, too"):
+        compare(ours, ours, names={"conv1": "relu1", "conv2": "relu1"})
 
 
 def test_what_is_a_dump(net, ours, tmp_path):
