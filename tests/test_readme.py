@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README, in docs/ and in --help, run as they stand."""
+"""Every command and every line of Python in the README, run as they stand."""
 
 import contextlib
 import io
@@ -19,7 +19,6 @@ from tests.pictures import write_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = sorted((ROOT / "docs").glob("*.md"))
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -65,24 +64,6 @@ def run(words: list[str], folder: Path) -> None:
     done = subprocess.run([PROGRAMS / "barenets", *words[1:]], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{words}: {done.stderr}"
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_pictures(tmp_path / "pictures/train", 14)
-    write_pictures(tmp_path / "pictures/val", 2, seed=1)
-    text = page.read_text()
-    for words in commands(text):
-        assert words[0] == "barenets"
-        run(words, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    for code in blocks("python", text):
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(code, page.name, "exec"), {})
-        assert out.getvalue()
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (page.parent / picture).is_file()
 
 
 def assert_tensorboard_shows_histograms(arguments: list[str], folder: Path) -> None:

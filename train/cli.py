@@ -251,6 +251,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     explanation.add_argument("--count", type=_positive, default=16, metavar="N", help="pictures explained (default 16)")
     explanation.add_argument("--out", default="explained", metavar="DIR", help="where files go (default explained)")
+    comparing = command(
+        "compare",
+        _compare,
+        "run the same pictures through two networks and name the first layer whose activations differ",
+        "  barenets compare theirs.npz resnet50.h5         # another engine's activations: see docs/porting.md\n"
+        "  barenets compare resnet50.h5 resnet50.pth --images pictures/\n"
+        "  barenets compare alexnet:alexnet alexnet:caffenet --weights bvlc_alexnet.npy --images pictures/\n\n"
+        "A and B are each a dump (an .npz of activations by name), a weight file, a name in the catalog, a run's\n"
+        "log folder, or NET:VARIANT, with the numbers of --weights, if any. Where one is a dump with an `input`, the\n"
+        "other is given that, and needs no --images. Layers come in B's order. Exit status 1 if any differs.",
+    )
+    comparing.add_argument("first", metavar="A", help="what to compare with, another engine's dump perhaps")
+    comparing.add_argument("second", metavar="B", help="the network that is asked about")
+    comparing.add_argument("--images", nargs="+", metavar="FILE_OR_FOLDER", help="pictures")
+    comparing.add_argument("--count", type=_positive, default=2, metavar="N", help="of pictures (default 2)")
+    comparing.add_argument(
+        "--map",
+        nargs="+",
+        default=[],
+        type=_renamed,
+        metavar="A=B",
+        help="layers that have another name in A than in B",
+    )
+    comparing.add_argument(
+        "--tolerance", type=float, default=1e-4, metavar="X", help="of a layer's largest magnitude (default 0.0001)"
+    )
+    comparing.add_argument("--save", metavar="FILE.npz", help="write B's activations, for another engine to compare")
+    comparing.add_argument("--weights", metavar="FILE_OR_NAME", help="whose numbers NET:VARIANT gets; else random ones")
+    comparing.add_argument("--net", metavar="NAME", help="default the one that the weights are for")
+    comparing.add_argument("--variant", metavar="V", help="default the one that the weights are known to be for")
+    comparing.add_argument("--num-classes", type=_positive, metavar="N", help="default as many as the weights have")
+    comparing.add_argument("--json", action="store_true", help="print one JSON object")
 
     parts = command("data", None, "look after a data set").add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_Parser
@@ -528,6 +560,13 @@ def _rate(text: str) -> tuple[str, float]:
         return pattern, float(factor)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected PATTERN=NUMBER, got {text!r}") from None
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    theirs, _, ours = text.partition("=")
+    if not (theirs and ours):
+        raise argparse.ArgumentTypeError(f"expected NAME_IN_A=NAME_IN_B, got {text!r}")
+    return theirs, ours
 
 
 def _option(text: str) -> tuple[str, bool | int | float]:
@@ -884,6 +923,69 @@ def _labelled(arguments: argparse.Namespace, class_names: Sequence[str]) -> tupl
             return data.read(arguments.images[0], class_names), True
     paths = tuple(data.read_paths(arguments.images))
     return data.Records(paths, np.zeros(len(paths), np.int32), tuple(class_names), "--images"), False
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from barenets.look import compare
+    from barenets.train.progress import Progress
+    from barenets.weights.npy import write_npz
+
+    progress, sources = Progress(quiet=arguments.json), (arguments.first, arguments.second)
+    dumps: list[Any] = [compare.read_dump(source) for source in sources]
+    models = [None if dump else _compared(source, arguments) for dump, source in zip(dumps, sources, strict=True)]
+    for model, this, other in (models[0], 0, 1), (models[1], 1, 0):
+        if model is None:
+            continue
+        images = None
+        if models[other] is None:  # this network is given what that one was, so that preprocessing cannot differ
+            dumps[other], turned = compare.as_nhwc(dumps[other], model.net.input_shape, sources[other])
+            images = dumps[other].get(compare.INPUT)
+            if turned:
+                progress.say(f"{sources[other]}: is N, C, H, W, as its input shows, and was turned to N, H, W, C")
+        dumps[this] = compare.dump(model.net, _pictures(arguments, model) if images is None else images)
+    if arguments.save:
+        write_npz(arguments.save, dumps[1])
+    net = models[1].net if models[1] else None
+    found = compare.compare(dumps[0], dumps[1], arguments.tolerance, names=dict(arguments.map), net=net)
+    print(json.dumps(found.to_json()) if arguments.json else found)
+    return _DONE if found.agrees else _FAILED
+
+
+def _compared(source: str, arguments: argparse.Namespace) -> Any:
+    """The network that is meant by A or B of `compare`."""
+    import tensorflow as tf
+
+    from barenets import nets, weights
+    from barenets.train import checkpoints, model
+    from barenets.weights.tf_checkpoint import checkpoint_prefix
+
+    if checkpoints.find(source):
+        return model.from_checkpoint(source)
+    if tf.io.gfile.exists(source) or weights.known(source) or checkpoint_prefix(source):
+        return model.from_weights(source, arguments.net, arguments.variant, arguments.num_classes)
+    net, _, variant = source.partition(":")
+    if net not in nets.NETWORKS:  # a variant, then, of the network that the other options tell
+        usual, _ = model.choose_network(arguments.weights, arguments.net, None)
+        if source not in nets.variants(usual):
+            raise UserError(f"{source}: is no file, no name in the catalog, no network and no variant of {usual}")
+        net, variant = usual, source
+    variant = variant or arguments.variant
+    if arguments.weights:
+        return model.from_weights(arguments.weights, net, variant, arguments.num_classes)
+    return model.from_scratch(net, variant, arguments.num_classes)
+
+
+def _pictures(arguments: argparse.Namespace, model: Any) -> Any:
+    """The first --count of --images, as the network takes them."""
+    import numpy as np
+
+    from barenets.train import data
+
+    if not arguments.images:
+        raise UserError("name the pictures to compare on: --images FILE_OR_FOLDER")
+    paths = tuple(data.read_paths(arguments.images))[: arguments.count]
+    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    return next(iter(data.Batches(records, model.preprocessing, len(paths)).epoch(0))).images
 
 
 def _check(arguments: argparse.Namespace) -> int:
