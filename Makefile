@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench figures site clean
 
 demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weights; ARGS='--train ... --weights ...'
 	$(BIN)/barenets demo $(if $(REAL),--real) $(ARGS)
@@ -19,6 +19,12 @@ check: .venv/dev  ## lint, types, the slow tests, packaging among them, and thos
 
 bench: .venv/dev  ## every speed figure that is claimed, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
+
+figures: .venv/dev  ## every figure in docs/, drawn anew by the page that shows it
+	$(BIN)/python docs/run.py
+
+site: .venv/dev  ## docs/ and the reference as a static site in build/site
+	$(BIN)/python -m sphinx -W -q -b html docs build/site
 
 clean:
 	rm -rf .venv build dist *.egg-info runs

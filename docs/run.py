@@ -1,6 +1,6 @@
-"""Runs the Python of pages from top to bottom, as they stand: `python docs/run.py [PAGE.md ...]`, or all of them.
+"""Runs the Python of pages from top to bottom, as it stands: `python docs/run.py [PAGE.md ...]`.
 
-Pages write their figures to figures/, and those that are committed are what this has written there.
+Without a page it runs all that draw a figure, into figures/: what is committed there was drawn by this.
 """
 
 import os
@@ -26,7 +26,8 @@ def run(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    pages = [Path(name).resolve() for name in sys.argv[1:]] or sorted(DOCS.glob("*.md"))
+    drawing = [page for page in sorted(DOCS.glob("*.md")) if "(figures/" in page.read_text()]
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or drawing
     os.chdir(DOCS)
     for page in pages:
         print(f"== {page.name}")

@@ -1,11 +1,15 @@
-"""The pages in docs/: every command and every line of Python runs as it stands, every figure is drawn, links lead somewhere."""
+"""The pages in docs/: every command and line of Python runs as it stands, figures are drawn, links lead somewhere."""
 
 import contextlib
+import html
 import importlib.util
 import io
 import re
 import shlex
+import subprocess
+import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -53,7 +57,7 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert out.getvalue()
         for figure in figures(text):
             assert not figure.startswith("figures/") or (tmp_path / figure).stat().st_size < LARGEST
-    assert runner.blocks("python", text) or needed or page.stem == "README"
+    assert runner.blocks("python", text) or needed or page.stem in ("README", "index", "reference")
 
 
 def test_figures_are_there_and_small() -> None:
@@ -80,3 +84,26 @@ def test_links(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.slow
+def test_site(tmp_path: Path) -> None:
+    """It builds without a warning, and in what was built every link leads to a page and to a place on it."""
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
+    ids = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}
+    assert len(pages) > len(PAGES)
+    for path, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+            if re.match(r"\w+:", link):
+                continue
+            to, _, anchor = html.unescape(link).partition("#")
+            target = (path.parent / to.partition("?")[0]).resolve() if to else path
+            assert target.exists(), f"{path.name}: {link}"
+            if anchor and target in ids and target.name not in ("genindex.html", "search.html"):
+                assert urllib.parse.unquote(anchor) in ids[target], f"{path.name}: {link}"
+    reference = pages[tmp_path / "reference.html"]
+    for name in ("barenets.ops.conv.Conv2D", "barenets.look.explain.grad_cam", "barenets.train.loop.Trainer.step"):
+        assert f'id="{name}"' in reference
