@@ -9,20 +9,10 @@ from barenets.ops.dropout import dropout, fold_in, layer_dropout
 from barenets.ops.image import Preprocessing
 from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_normal
 from barenets.ops.losses import center_loss, sigmoid_cross_entropy, softmax_cross_entropy
-from barenets.ops.module import (
-    Apply,
-    Layer,
-    LayerTable,
-    Tap,
-    Within,
-    aligned,
-    layer_table,
-    layers,
-    named_variables,
-    select,
-)
+from barenets.ops.module import Apply, Tap, Within, aligned, layers, named_variables, select
 from barenets.ops.norm import BatchNorm, local_response_normalization, local_response_normalization_tf
 from barenets.ops.pool import adaptive_avg_pool, avg_pool, max_pool
+from barenets.ops.table import Layer, LayerTable, layer_table
 
 __all__ = [
     "Apply",

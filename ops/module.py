@@ -1,10 +1,8 @@
-"""Names of variables, patterns that choose among them, and the table of a network's layers."""
+"""Names of variables and activations, and patterns that choose among them."""
 
 import difflib
 import fnmatch
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -119,31 +117,6 @@ def _nothing_matches(pattern: str, names: list[str]) -> str:
     return f"the pattern {pattern!r} selects nothing; {hint}"
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One row of a layer table: what is called `name` in the network, for one picture."""
-
-    name: str
-    output_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-
-
-class LayerTable(tuple[Layer, ...]):
-    """The rows of `layer_table`; prints as a table with totals."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        rows = [("layer", "output", "parameters", "multiply-adds")]
-        for layer in self:
-            shape = "×".join(map(str, layer.output_shape))
-            rows.append((layer.name, shape, _count(layer.parameters), _count(layer.multiply_adds)))
-        total = (sum(row.parameters for row in self), sum(row.multiply_adds for row in self))
-        rows.append(("total", "", _count(total[0]), _count(total[1])))
-        return aligned(rows)
-
-
 def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """`rows` as the lines of a table: the first `left` columns to the left, the others to the right."""
     rows = list(rows)
@@ -154,43 +127,3 @@ def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
         return "  ".join(side(cell, w) for side, cell, w in zip(sides, row, widths, strict=True)).rstrip()
 
     return "\n".join(map(line, rows))
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number else "-"
-
-
-def layer_table(net: Any, input_shape: tuple[int, int, int] | None = None) -> LayerTable:
-    """Name, output shape, parameters and multiply-adds of every named activation of `net`.
-
-    `input_shape` is (height, width, channels), the network's own `input_shape` when not given. The
-    shapes are those of one real trace of the network, without computing it. Multiply-adds count the
-    products of convolutions and dense layers for one picture, as the papers do; biases,
-    normalization and pooling are left out. Moving averages are no parameters.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, x: tf.Tensor) -> tf.Tensor:
-        shapes[name] = tuple(x.shape[1:])
-        return x
-
-    height, width, channels = input_shape or net.input_shape
-    spec = tf.TensorSpec([1, height, width, channels], tf.float32)
-    # Auxiliary classifiers are there in training only.
-    mode = {"train": True, "rng": tf.constant([0, 0])} if getattr(net, "auxiliary", None) else {}
-    tf.function(lambda x: net(x, tap=note, **mode), autograph=False).get_concrete_function(spec)
-
-    variables = named_variables(net)
-    rows = []
-    for name, shape in shapes.items():
-        own = {key: variables.pop(key) for key in list(variables) if key.rpartition("/")[0] == name}
-        kernels = [tuple(variable.shape) for key, variable in own.items() if key.endswith("weights")]
-        # A kernel is used once at each place of the output map; a dense layer has one place.
-        products = sum(math.prod(k) * (math.prod(shape[:-1]) if len(k) == 4 else 1) for k in kernels)
-        parameters = sum(math.prod(variable.shape) for variable in own.values() if variable.trainable)
-        rows.append(Layer(name, shape, parameters, products))
-    if variables:
-        raise ValueError(
-            f"no activation is named after the layers of {', '.join(variables)}: the network must tap them"
-        )
-    return LayerTable(rows)

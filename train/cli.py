@@ -186,11 +186,15 @@ def _parser() -> argparse.ArgumentParser:
         "inspect",
         _inspect,
         "show a network's layers, a weight file's content, or what of it would load where",
+        "  barenets inspect resnet50 --batch-size 32\n"
         "  barenets inspect --net alexnet --variant one_tower\n"
         "  barenets inspect --weights bvlc_alexnet.npy\n"
         "  barenets inspect --net alexnet --weights bvlc_alexnet.npy --reinit fc8 --num-classes 2",
     )
+    inspect.add_argument("network", nargs="?", metavar="NET", help="the same as --net NET")
     _source_options(inspect)
+    inspect.add_argument("--size", type=_positive, metavar="N", help="side of the pictures (default the network's)")
+    inspect.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="for the memory (default 1)")
     inspect.add_argument("--reinit", nargs="+", default=[], metavar="PATTERN", help="layers that are not to be loaded")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -802,6 +806,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from barenets.ops import aligned, layer_table
     from barenets.train import checkpoints, model
 
+    if arguments.network and arguments.net not in (None, arguments.network):
+        raise UserError(f"{arguments.network} and --net {arguments.net} are two networks; name one")
+    arguments.net = arguments.network or arguments.net
     arrays: weights.Weights | dict[str, Any]
     if arguments.checkpoint:
         checkpoint = checkpoints.best(arguments.checkpoint)
@@ -810,11 +817,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
         arrays, title = weights.read(arguments.weights), arguments.weights
     if arguments.net or not (arguments.checkpoint or arguments.weights):
         name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
-        net = nets.build(name, num_classes=arguments.num_classes or 1000, variant=variant)
+        net = nets.build(name, num_classes=arguments.num_classes or 1000, variant=variant, size=arguments.size)
         if not (arguments.checkpoint or arguments.weights):
             table = layer_table(net)
-            rows = [vars(layer) for layer in table]
-            print(json.dumps({"net": name, "variant": variant, "layers": rows}) if arguments.json else table)
+            rows = [vars(layer) | {"memory": layer.memory} for layer in table]
+            print(
+                json.dumps({"net": name, "variant": variant, "layers": rows})
+                if arguments.json
+                else table.text(arguments.batch_size)
+            )
             return _DONE
         report = weights.plan(net, arrays, arguments.reinit, title)
         rows = [{"name": n, "shape": shape, "what": what} for n, shape, what in report.rows]
