@@ -20,7 +20,7 @@ from barenets.ops import (
     named_variables,
 )
 
-SIDE = 65
+SIDE = 129
 
 
 class Branches(tf.Module):
