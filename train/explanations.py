@@ -34,7 +34,8 @@ class Explanations:
     def methods(self, names: Sequence[str], count: int, of: str | None, layer: str | None) -> str:
         """Each of the first `count` pictures, and below it what each method of `explain.METHODS` makes of it."""
         strips: dict[str, list[np.ndarray]] = {name: [] for name in ("picture", *names)}
-        titles = []
+        titles: list[str] = []
+        gaps: list[float] = []
         wanted = None if of is None else self._class(of)
         some = self._records.subset(range(min(count, len(self._records))))
         with self._progress.pictures("explaining", len(some) * len(names)) as advance:
@@ -48,8 +49,15 @@ class Explanations:
                 for name in names:
                     options = {"layer": layer} if name == "grad_cam" else {}
                     found = explain.METHODS[name](self._net, batch.images, tf.constant(classes, tf.int32), **options)
+                    if name == "integrated_gradients":
+                        found, gap = found
+                        gaps += np.abs(gap).tolist()
                     strips[name].append(explain.overlay(pictures, found))
                     advance(len(pictures))
+        if gaps:
+            self._progress.say(
+                f"integrated_gradients: add up to the logit's rise, but for {max(gaps):.1%} of it at most"
+            )
         drawn = {name: np.concatenate(parts) for name, parts in strips.items()}
         for name, pictures in drawn.items():
             self._writer.pictures(f"explain/{name}", pictures, 0)

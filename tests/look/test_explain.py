@@ -9,6 +9,7 @@ import tensorflow as tf
 from barenets import UserError, nets
 from barenets.look import explain, maps
 from barenets.ops import Conv2D, Dense, layers, max_pool
+from barenets.train import data, model
 
 SIDE, CLASSES = 16, 5
 
@@ -312,3 +313,23 @@ def test_maximally_activating(net):
     with pytest.raises(UserError, match="channels 0 to 7, and not 8"):
         maps.maximally_activating(net, batches, "conv2", [8])
     assert list(maps.maximally_activating(net, batches, "fc4", [0], top=2)) == [0]
+
+
+@pytest.mark.slow
+def test_grad_cam_of_resnet50_is_on_the_animal(shared_data):
+    """Where the heads are, in rows and columns of the picture as it goes in, was looked up by eye."""
+    heads = {"n02391049_zebra": (40, 215, 95, 222), "n01843383_toucan": (62, 170, 28, 180)}
+    found = model.from_weights(str(shared_data / "weights/resnet50_imagenet.h5"), None, None, None)
+    paths = tuple(str(shared_data / "imagenet_samples" / f"{name}.JPEG") for name in heads)
+    records = data.Records(paths, np.zeros(2, np.int32), found.class_names, "")
+    (batch,) = data.Batches(records, found.preprocessing, 2).epoch(0)
+    names = [found.class_names[c] for c in explain.likeliest(found.net, batch.images)]
+    assert names == ["zebra", "toucan"]
+    heats = explain.grad_cam(found.net, batch.images)
+    assert heats.shape == (2, 224, 224)
+    for heat, (top, bottom, left, right) in zip(heats, heads.values(), strict=True):
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        assert top <= row < bottom
+        assert left <= column < right
+    toucan = heats[1]  # it lies across the picture: there is hardly any heat above and below it
+    assert toucan[50:170].sum() > 0.9 * toucan.sum() > toucan[:, 50:170].sum()
