@@ -29,6 +29,7 @@ class Explanations:
         self._writer = SummaryWriter(out)
 
     def close(self) -> None:
+        """Closes the event file; what was written stays."""
         self._writer.close()
 
     def methods(self, names: Sequence[str], count: int, of: str | None, layer: str | None) -> str:
