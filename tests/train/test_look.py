@@ -184,3 +184,16 @@ def test_weights_file(folder, tmp_path, capsys):
     status, out, _ = call(capsys, "gradients", *options, "--data", folder / "val", "--out", tmp_path / "out")
     assert status == 0
     assert "nothing found that is wrong" in out
+
+
+def test_inspect_a_network_by_its_name(capsys):
+    status, out, _ = call(capsys, "inspect", "tiny", "--num-classes", 2, "--batch-size", 10)
+    assert status == 0
+    assert out.splitlines()[1].split()[:5] == ["conv1", "Conv2D", "8×8×4", "3×3", "2×2"]
+    status, out, _ = call(capsys, "inspect", "tiny", "--num-classes", 2, "--size", 16, "--json")
+    rows = json.loads(out)["layers"]
+    assert rows[0]["receptive_field"] == [3, 3]
+    assert rows[0]["memory"] == 4 * 8 * 8 * 4
+    status, _, err = call(capsys, "inspect", "tiny", "--net", "alexnet")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "two networks; name one" in err
