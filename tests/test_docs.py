@@ -64,7 +64,9 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if runner.blocks("python", text):
         assert out.getvalue()
         if shown := "".join(code for _, code in runner.blocks("", text)):  # what the page says is printed
-            assert "\n".join(map(str.rstrip, out.getvalue().splitlines())) == shown.rstrip("\n")
+            assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+                line.rstrip() for line in shown.splitlines()
+            ]
         for figure in figures(text):
             assert not figure.startswith("figures/") or (tmp_path / figure).stat().st_size < LARGEST
     assert runner.blocks("python", text) or needed or page.stem == "README"
