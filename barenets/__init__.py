@@ -1,7 +1,7 @@
 """Classic ImageNet classifiers written out from TensorFlow primitives.
 
-The rooms: `barenets.ops` (primitives), `barenets.nets` (networks), `barenets.weights` (trained
-parameters) and `barenets.train` (data, the loop, TensorBoard, the command line).
+The rooms: `barenets.ops` (primitives), `barenets.nets` (networks), `barenets.weights` (trained parameters),
+`barenets.look` (looking inside) and `barenets.train` (data, the loop, TensorBoard, the command line).
 """
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ DOCS = Path(__file__).resolve().parent
 
 def blocks(language: str, text: str) -> list[tuple[int, str]]:
     """The line at which each code block of the page begins, and the block."""
-    found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [(text.count("\n", 0, block.start(1)), block[1]) for block in found]
+    found = re.finditer(r"^```(\S*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, block.start(2)), block[2]) for block in found if block[1] == language]
 
 
 def run(page: Path) -> None:

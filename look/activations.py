@@ -46,6 +46,7 @@ class Watch:
         self.losses: tf.Tensor | None = None
 
     def enters(self, name: str, layer: Any, x: Any) -> None:
+        """Keeps what `layer`, called `name`, is about to be applied to: `x`, a tensor or a list of them."""
         self.entered[name] = layer, x
 
     def __call__(self, name: str, x: tf.Tensor) -> tf.Tensor:
@@ -77,15 +78,17 @@ def statistics(watch: Watch, pictures: int | None = None) -> dict[str, dict[str,
 
 
 def row(found: Mapping[str, Any]) -> dict[str, float]:
-    """QUANTITIES of an activation, those that were measured. Gradients are those of a picture's own loss.
+    """QUANTITIES of an activation, those that were measured.
+
+    Gradients are those of a picture's own loss.
 
     mean, spread       of the values, the spread as standard deviation
     zeros              share of exact zeros
     saturated          of a ReLU, share of zeros; of a sigmoid, share below 0.01 and above 0.99
     nonfinite          1 if any value is NaN or infinite, else 0
     gradient_...       the same of the gradient; gradient_norm is the root mean square of the pictures' norms
-    norm_gap           of a batch norm, how far its moving averages are from the batch: the mean over the channels
-                       of the Kullback-Leibler divergence, in nats, of the normal distributions that they stand for
+    norm_gap           of a batch norm, how far its moving averages are from the batch: the mean over the
+                       channels of the Kullback-Leibler divergence, in nats, of the normal distributions
     """
     mean, spread, zeros, _ = map(float, found["values"])
     result = {"mean": mean, "spread": spread, "zeros": zeros, "nonfinite": float(not math.isfinite(mean))}

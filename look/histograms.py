@@ -97,10 +97,12 @@ class Histogram:
 
     @property
     def seen(self) -> int:
+        """How many values were counted."""
         return int(self.counts.sum())
 
     @property
     def exact(self) -> bool:
+        """Whether every value was counted, rather than a sample."""
         return self.seen == self.size
 
     @property

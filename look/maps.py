@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
-from barenets.look.activations import Watch
 from barenets.look.explain import no_such_map
 
 
@@ -34,17 +33,27 @@ def _bytes(tiles: np.ndarray) -> np.ndarray:
     return np.rint(255 * shares).astype(np.uint8)
 
 
+def _map(net: Any, images: tf.Tensor, layer: str) -> tf.Tensor:
+    outputs: dict[str, tf.Tensor] = {}
+    net(images, tap=lambda name, x: outputs.setdefault(name, x))
+    if layer not in outputs:
+        raise UserError(no_such_map(layer, list(outputs)))
+    found = outputs[layer]
+    return found if found.shape.rank == 4 else found[:, None, None]
+
+
+def _reader(net: Any, layer: str) -> Callable[[Any], tf.Tensor]:
+    """`_map` of pictures, traced: what the network does after `layer` is not computed, and no other map is kept."""
+    spec = tf.TensorSpec([None, *net.input_shape], tf.float32)
+    return tf.function(lambda images: _map(net, images, layer), [spec], autograph=False)
+
+
 def tap_map(net: Any, images: Any, layer: str) -> np.ndarray:
     """The activation `layer` of pictures, float32 [N, H, W, channels]; a vector's height and width are 1.
 
     Raises UserError, with the nearest names, if there is none.
     """
-    watch = Watch()
-    net(tf.convert_to_tensor(images, tf.float32), tap=watch)
-    if layer not in watch.outputs:
-        raise UserError(no_such_map(layer, list(watch.outputs)))
-    found = watch.outputs[layer].numpy()
-    return found if found.ndim == 4 else found[:, None, None]
+    return _reader(net, layer)(images).numpy()
 
 
 def feature_maps(net: Any, image: Any, layer: str) -> np.ndarray:
@@ -79,8 +88,9 @@ def maximally_activating(
     UserError for an unknown layer or channel.
     """
     best: dict[int, list[Place]] = {channel: [] for channel in channels}
+    read = _reader(net, layer)
     for batch in batches:
-        found = tap_map(net, batch.images, layer)
+        found = read(batch.images).numpy()
         if bad := [channel for channel in channels if not 0 <= channel < found.shape[-1]]:
             raise UserError(f"{layer} has the channels 0 to {found.shape[-1] - 1}, and not {bad[0]}")
         for channel, places in best.items():
@@ -94,3 +104,35 @@ def maximally_activating(
             del places[top:]
         advance(len(batch.indices))
     return best
+
+
+def depends_on(net: Any, images: Any, layer: str, channels: Sequence[int], places: Sequence[Place]) -> np.ndarray:
+    """What of each picture a channel's value at a place in the map `layer` depends on.
+
+    int [N, 4], the rows top to bottom and the columns left to right, the ends left out, outside of which the value's
+    gradient with respect to the picture is 0. It lies within the theoretical receptive field, and is smaller by what a
+    ReLU or a max pool shuts out. All are 0 where nothing moves the value, as where a ReLU is 0.
+    """
+    images = tf.convert_to_tensor(images, tf.float32)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        at = [[i, place.row, place.column, c] for i, (c, place) in enumerate(zip(channels, places, strict=True))]
+        values = tf.gather_nd(_map(net, images, layer), at)
+    moves = (tape.gradient(values, images).numpy() != 0).any(-1)
+    return np.array([[*_extent(picture.any(1)), *_extent(picture.any(0))] for picture in moves])
+
+
+def _extent(line: np.ndarray) -> tuple[int, int]:
+    """The first true one, and the one behind the last."""
+    where = np.flatnonzero(line)
+    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
+
+
+def outlined(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """uint8 RGB [N, H, W, 3], and the boxes of `depends_on` drawn on it in yellow, two pixels wide."""
+    result = pictures.copy()
+    for picture, (top, bottom, left, right) in zip(result, boxes, strict=True):
+        inner = picture[top + 2 : bottom - 2, left + 2 : right - 2].copy()
+        picture[top:bottom, left:right] = 255, 220, 0
+        picture[top + 2 : bottom - 2, left + 2 : right - 2] = inner
+    return result

@@ -38,6 +38,7 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(self.std))
 
     def to_json(self) -> dict[str, Any]:
+        """The fields; `Preprocessing(**fields)` is the same again."""
         return asdict(self)
 
     def resized(self, image: tf.Tensor) -> tf.Tensor:
@@ -83,6 +84,7 @@ class Preprocessing:
         return ten_crop(replace(self, crop=self.resize).centre_crop(image), self.crop)
 
     def crop_at(self, image: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        """[crop, crop, 3] of `image` [H, W, 3], with its upper left corner at `offset`, integers [2]."""
         begin = tf.concat([offset, [0]], 0)
         return tf.slice(image, begin, [self.crop, self.crop, 3])
 

@@ -15,6 +15,8 @@ from barenets.train.evaluate import LEAST, Evaluation
 
 @dataclass(frozen=True)
 class Blend:
+    """What two classifiers reach whose probabilities are averaged with one weight."""
+
     weight: float
     """Of the first classifier; the second has the rest of 1."""
     top1: float

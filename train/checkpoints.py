@@ -29,6 +29,8 @@ _NAME = re.compile(r"step-(\d{8,})\.npz")
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """What a file holds: variables of the network and of the optimizer, by name, and the run's own state."""
+
     path: str
     weights: Mapping[str, np.ndarray]
     optimizer: Mapping[str, np.ndarray]

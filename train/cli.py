@@ -254,7 +254,9 @@ def _parser() -> argparse.ArgumentParser:
     explanation.add_argument("--filters", metavar="LAYER", help="draw this layer's kernels")
     explanation.add_argument("--features", metavar="LAYER", help="draw this layer's map of the first picture")
     explanation.add_argument(
-        "--top-pictures", metavar="LAYER", help="draw the pictures that move each of this layer's --channels most"
+        "--top-pictures",
+        metavar="LAYER",
+        help="draw the pictures that move each of this layer's --channels most, and outline what of them does",
     )
     explanation.add_argument(
         "--channels", nargs="+", type=_seed, default=[*range(8)], metavar="N", help="default 0 to 7"
@@ -911,17 +913,16 @@ def _explain(arguments: argparse.Namespace) -> int:
     model = _model(arguments)
     paths = tuple(data.read_paths(arguments.images))
     records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
-    drawn = Explanations(model, records, arguments.out, Progress())
     files = []
-    if arguments.filters:
-        files.append(drawn.filters(arguments.filters))
-    if arguments.features:
-        files.append(drawn.features(arguments.features))
-    if arguments.top_pictures:
-        files.append(drawn.top_pictures(arguments.top_pictures, arguments.channels))
-    if methods:
-        files.append(drawn.methods(methods, arguments.count, arguments.of, arguments.layer))
-    drawn.close()
+    with contextlib.closing(Explanations(model, records, arguments.out, Progress())) as drawn:
+        if arguments.filters:
+            files.append(drawn.filters(arguments.filters))
+        if arguments.features:
+            files.append(drawn.features(arguments.features))
+        if arguments.top_pictures:
+            files.append(drawn.top_pictures(arguments.top_pictures, arguments.channels))
+        if methods:
+            files.append(drawn.methods(methods, arguments.count, arguments.of, arguments.layer))
     print(*files, f"look inside:  tensorboard --logdir {arguments.out}", sep="\n")
     return _DONE
 

@@ -50,14 +50,17 @@ class Evaluation:
 
     @property
     def count(self) -> int:
+        """How many pictures were judged."""
         return int(self.confusion.sum())
 
     @property
     def top1(self) -> float:
+        """Share of them whose likeliest class is the right one; 0 of none."""
         return float(np.trace(self.confusion)) / max(self.count, 1)
 
     @property
     def top5(self) -> float:
+        """Share of them with the right class among the five likeliest; 0 of none."""
         return self.top5_correct / max(self.count, 1)
 
     @property

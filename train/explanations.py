@@ -29,12 +29,14 @@ class Explanations:
         self._writer = SummaryWriter(out)
 
     def close(self) -> None:
+        """Closes the event file; what was written stays."""
         self._writer.close()
 
     def methods(self, names: Sequence[str], count: int, of: str | None, layer: str | None) -> str:
         """Each of the first `count` pictures, and below it what each method of `explain.METHODS` makes of it."""
         strips: dict[str, list[np.ndarray]] = {name: [] for name in ("picture", *names)}
-        titles = []
+        titles: list[str] = []
+        gaps: list[float] = []
         wanted = None if of is None else self._class(of)
         some = self._records.subset(range(min(count, len(self._records))))
         with self._progress.pictures("explaining", len(some) * len(names)) as advance:
@@ -48,8 +50,15 @@ class Explanations:
                 for name in names:
                     options = {"layer": layer} if name == "grad_cam" else {}
                     found = explain.METHODS[name](self._net, batch.images, tf.constant(classes, tf.int32), **options)
+                    if name == "integrated_gradients":
+                        found, gap = found
+                        gaps += np.abs(gap).tolist()
                     strips[name].append(explain.overlay(pictures, found))
                     advance(len(pictures))
+        if gaps:
+            self._progress.say(
+                f"integrated_gradients: add up to the logit's rise, but for {max(gaps):.1%} of it at most"
+            )
         drawn = {name: np.concatenate(parts) for name, parts in strips.items()}
         for name, pictures in drawn.items():
             self._writer.pictures(f"explain/{name}", pictures, 0)
@@ -75,16 +84,19 @@ class Explanations:
         return self._grid("features", layer, maps.feature_maps(self._net, batch.images[0], layer)[:MOST])
 
     def top_pictures(self, layer: str, channels: Sequence[int]) -> str:
-        """For each of `channels` of the map `layer` the pictures in which it is largest."""
+        """For each of `channels` of the map `layer` the pictures in which it is largest, and where."""
         with self._progress.pictures("looking for the largest", len(self._records)) as advance:
             batches = self._batches(self._records, 16)
             best = maps.maximally_activating(self._net, batches, layer, channels, advance=advance)
-        wanted = self._records.subset([place.record for places in best.values() for place in places])
-        pictures = np.concatenate(
-            [self._model.preprocessing.pictures(batch.images).numpy() for batch in self._batches(wanted, 16)]
-        )
-        titles = [f"{channel}: {place.value:.3g}" for channel, places in best.items() for place in places]
-        return self._grid("top_pictures", layer, pictures, titles, columns=len(next(iter(best.values()))))
+        found = [(channel, place) for channel, places in best.items() for place in places]
+        wanted, pictures = self._records.subset([place.record for _, place in found]), []
+        for batch in self._batches(wanted, 4):
+            some = [found[i] for i in batch.indices]
+            boxes = maps.depends_on(self._net, batch.images, layer, [c for c, _ in some], [place for _, place in some])
+            pictures.append(maps.outlined(self._model.preprocessing.pictures(batch.images).numpy(), boxes))
+        titles = [f"{channel}: {place.value:.3g}" for channel, place in found]
+        columns = len(next(iter(best.values())))
+        return self._grid("top_pictures", layer, np.concatenate(pictures), titles, columns)
 
     def _batches(self, records: Records, size: int) -> Any:
         return Batches(records, self._model.preprocessing, size).epoch(0)

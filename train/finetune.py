@@ -54,6 +54,7 @@ class Result:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
+        """What `barenets finetune --json` prints; `null` is what was not measured."""
         return {
             "step": self.step,
             "checkpoint": self.checkpoint,
@@ -319,6 +320,7 @@ class Run:
         return "\n".join(lines)
 
     def describe_stage(self) -> str:
+        """How many numbers train, and in which layers, for people to read."""
         layers = list(dict.fromkeys(name.rpartition("/")[0] for name in self.trainer.trained))
         named = ", ".join(layers if len(layers) < 12 else [*layers[:5], "…", *layers[-5:]])
         return f"{sum(self.sizes.values()):,} train ({named})"

@@ -13,6 +13,8 @@ from barenets.train.optimizers import Optimizer
 
 
 class StepResult(NamedTuple):
+    """What a step of training says of itself."""
+
     loss: tf.Tensor
     """float32 scalar, the mean over the batch."""
     correct: tf.Tensor

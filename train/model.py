@@ -17,6 +17,8 @@ from barenets.weights import Kind, catalog
 
 @dataclass(frozen=True)
 class Model:
+    """A network with what its use needs: the names of its classes, and how its pictures are prepared."""
+
     net: Any
     class_names: tuple[str, ...]
     preprocessing: Preprocessing

@@ -210,6 +210,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "rm
 
 
 def constant(rate: float) -> Schedule:
+    """`rate` at every step."""
     return lambda step: rate
 
 

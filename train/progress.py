@@ -18,6 +18,7 @@ class Progress:
         self._bars = not quiet and sys.stderr.isatty()
 
     def say(self, text: str) -> None:
+        """Writes a line to stderr, above the bar, unless quiet."""
         if not self._quiet:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()

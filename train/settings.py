@@ -149,6 +149,7 @@ class Settings:
 
     @property
     def num_stages(self) -> int:
+        """How many stages the run has; one if none are given."""
         return max(1, len(self.stages))
 
     def stage(self, index: int) -> "Settings":
@@ -177,10 +178,12 @@ class Settings:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The fields, as a checkpoint keeps them."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """What `to_json` gave, in this version or an earlier one; fields that are no more are left out."""
         known = {f.name for f in fields(cls)}
         if isinstance(values.get("augment"), bool):  # version 1: random crop and flip, or not
             values = {**values, "augment": "standard" if values["augment"] else "none"}

@@ -38,14 +38,17 @@ class Entry:
     """Classes in the file before ImageNet's first, such as slim's background; they are not loaded."""
 
     def to_json(self) -> dict[str, Any]:
+        """The fields, as `barenets list --json` prints them."""
         return asdict(self)
 
     @property
     def net(self) -> str:
+        """The network that the weights are for."""
         return self.kind.net
 
     @property
     def variant(self) -> str:
+        """Of the network; empty if it has but one."""
         return self.kind.variant or ""
 
 

@@ -32,6 +32,7 @@ class Copy:
         self._pieces: list[Future] = [_pool().submit(_copy, to[window], source[window]) for window in windows]
 
     def wait(self) -> None:
+        """Returns when all is copied; raises what a copy raised."""
         wait(self._pieces)
         for piece in self._pieces:
             piece.result()

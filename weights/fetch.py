@@ -57,13 +57,20 @@ class File(Protocol):
     """What there is to know of a file to download: an entry of the catalog is one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called in messages and in the cache."""
+
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """Where it is."""
+
     @property
-    def size(self) -> int | None: ...
+    def size(self) -> int | None:
+        """Bytes, if known."""
+
     @property
-    def sha256(self) -> str | None: ...
+    def sha256(self) -> str | None:
+        """Of its content, in hexadecimal digits, if known."""
 
 
 def local(name: str, cache: str | None = None) -> str | None:

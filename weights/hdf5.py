@@ -125,6 +125,7 @@ class Node:
 
     @property
     def is_array(self) -> bool:
+        """Whether it is a data set, rather than a group."""
         return self._message(_LAYOUT) is not None
 
     @cached_property

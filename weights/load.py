@@ -54,10 +54,12 @@ class LoadReport:
 
     @property
     def loaded(self) -> tuple[str, ...]:
+        """Names of the network's variables that got a value."""
         return tuple(name for name, _, what in self.rows if what == "loaded")
 
     @property
     def skipped(self) -> tuple[str, ...]:
+        """Names of those that were meant to keep theirs."""
         return tuple(name for name, _, what in self.rows if what == "skipped")
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ class Stateful:
     """An object that a pickle may build: give a state to. Nothing else has one."""
 
     def set_state(self, state: Any) -> None:
+        """Takes what the pickle's BUILD has, once; raises UserError if that makes no sense."""
         raise NotImplementedError
 
 
@@ -35,6 +36,7 @@ class Array(Stateful):
     value: Any = None
 
     def set_state(self, state: Any) -> None:
+        """Takes (version, shape, dtype, Fortran order, data), as NumPy writes it."""
         _, shape, dtype, fortran, data = state
         if isinstance(data, list):  # an object array, as np.save makes of a dict
             self.value = data

@@ -16,6 +16,8 @@ Value = int | memoryview
 
 
 class Field(NamedTuple):
+    """A field of a message, with the number that its schema gives it."""
+
     number: int
     value: Value
 
@@ -68,18 +70,21 @@ def packed(value: Value) -> Iterator[int]:
 
 
 def message(value: Value) -> memoryview:
+    """The bytes of a message; raises UserError for a number."""
     if isinstance(value, int):
         raise UserError("it has a number where a message was expected")
     return value
 
 
 def number(value: Value) -> int:
+    """The number; raises UserError for a message."""
     if not isinstance(value, int):
         raise UserError("it has a message where a number was expected")
     return value
 
 
 def text(value: Value) -> str:
+    """UTF-8 text; raises UserError for a number, and for 1,000 bytes or more."""
     content = bytes(message(value)[:1000])
     if len(content) == 1000:
         raise UserError("a name has more than 999 bytes")

@@ -74,6 +74,7 @@ class Weights(Arrays):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape, without reading an array."""
         return {name: array.shape for name, array in self._arrays.items()}
 
     def view(self, name: str) -> np.ndarray:
@@ -97,9 +98,11 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """As the dense layer has it: [height·width·channels, out]."""
         return math.prod(self.view.shape[:-1]), self.view.shape[-1]
 
     def in_order(self) -> np.ndarray:
+        """The weights in the dense layer's order, copied if need be."""
         return copies.contiguous(self.view).reshape(self.shape)
 
 

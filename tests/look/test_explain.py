@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from barenets import UserError, nets
 from barenets.look import explain, maps
-from barenets.look.activations import Watch
 from barenets.ops import Conv2D, Dense, layers, max_pool
+from barenets.train import data, model
 
 SIDE, CLASSES = 16, 5
 
@@ -175,19 +175,35 @@ def test_occlusion(net, images):
     close(ours, expected / covering)
 
 
+NETS = [name for name in nets.NETWORKS if name not in ("vgg11", "vgg13", "vgg16", "resnet34", "resnet101", "resnet152")]
+"""The others are longer or shorter only."""
+
+
+def check_relus(graph, guided):
+    """Each ReLU of a trace is in the scope of a name that is guided, and each of those names has one ReLU.
+
+    So one that a network applied past the tap would be found, too: nothing is asked of the tap here.
+    """
+    scopes = [op.name.rpartition("/")[0] for op in graph.get_operations() if "relu" in op.type.lower()]
+    assert len(scopes) >= 5
+    assert sorted(scopes) == sorted(guided._relus)
+
+
 @pytest.mark.slow
-def test_every_relu_of_every_network_is_guided():
-    """What is a ReLU by the operation that a trace shows is one by what the layer applies."""
-    for name in nets.NETWORKS:
-        if name in ("vgg11", "vgg13", "vgg16", "resnet101", "resnet152", "resnet34"):
-            continue  # as vgg19, resnet50 and resnet18
-        with tf.Graph().as_default():
-            net, watch = nets.build(name, num_classes=None), Watch()
-            net(tf.zeros([1, *net.input_shape]), tap=watch)
-        by_operation = {name for name, x in watch.outputs.items() if x.op.type == "Relu"}
-        by_layer = {name for name, (layer, _) in watch.entered.items() if layer is tf.nn.relu}
-        assert by_operation == by_layer
-        assert len(by_layer) >= 5
+@pytest.mark.parametrize("name", NETS)
+def test_every_relu_of_every_network_is_guided(name):
+    guided = explain._Guided()
+    with tf.Graph().as_default() as graph:  # where no variable gets its numbers
+        net = nets.build(name, num_classes=3)
+        net(tf.zeros([1, *net.input_shape]), tap=guided)
+    check_relus(graph, guided)
+
+
+def test_every_relu_of_a_head_is_guided():
+    guided, net = explain._Guided(), nets.build("resnet18", num_classes=3, head="dense", size=32)
+    made = tf.function(lambda x: net(x, tap=guided), [tf.TensorSpec([1, 32, 32, 3])], autograph=False)
+    check_relus(made.get_concrete_function().graph, guided)
+    assert "head/relu" in guided._relus
 
 
 def test_a_map_that_is_not_there(net, images):
@@ -197,6 +213,42 @@ def test_a_map_that_is_not_there(net, images):
         explain.grad_cam(net, images, layer="fc3")  # a vector
     with pytest.raises(UserError, match="no map 'conv9'"):
         maps.tap_map(net, images, "conv9")
+
+
+@pytest.mark.parametrize("layer", ["conv2", "relu1"])
+def test_what_a_value_depends_on(net, images, layer):
+    """Against differences: each pixel, in each colour, moved by itself, and what then moves."""
+    read = partial(maps.tap_map, net, layer=layer)
+    found = read(images=images)
+    channels = [1, 0, 5, 2]
+    largest = [np.unravel_index(found[i, ..., c].argmax(), found.shape[1:3]) for i, c in enumerate(channels)]
+    places = [maps.Place(i, int(row), int(column), 0.0) for i, (row, column) in enumerate(largest)]
+    boxes = maps.depends_on(net, images, layer, channels, places)
+    field = {"relu1": 3, "conv2": 8}[layer]  # of 3×3; and of 3×3, 2×2 with a stride of 2, 3×3
+    for i, (channel, place) in enumerate(zip(channels, places, strict=True)):
+        moved = np.repeat(images[i : i + 1], SIDE * SIDE * 3, 0)
+        moved.reshape(len(moved), -1)[np.diag_indices(len(moved))] += 1e-3
+        change = read(images=moved)[:, place.row, place.column, channel] - found[i, place.row, place.column, channel]
+        rows, columns, _ = np.nonzero(np.abs(change).reshape(SIDE, SIDE, 3) > 1e-6)  # float32 says no less
+        assert boxes[i].tolist() == [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
+        assert boxes[i][1] - boxes[i][0] <= field
+        assert boxes[i][3] - boxes[i][2] <= field
+    lowest = np.unravel_index(found[0, ..., 1].argmin(), found.shape[1:3])
+    if layer == "relu1":
+        assert found[0, ..., 1].min() == 0
+        nothing = maps.depends_on(net, images[:1], layer, [1], [maps.Place(0, *map(int, lowest), 0.0)])
+        assert nothing.tolist() == [[0, 0, 0, 0]]
+    assert maps.depends_on(net, images[:1], "fc4", [2], [maps.Place(0, 0, 0, 0.0)]).tolist() == [[0, SIDE, 0, SIDE]]
+
+
+def test_outlines():
+    pictures = np.zeros((3, 9, 10, 3), np.uint8)
+    drawn = maps.outlined(pictures, np.array([[1, 8, 2, 9], [0, 0, 0, 0], [3, 5, 0, 3]]))[..., 0]
+    expected = np.zeros((3, 9, 10))
+    expected[0, 1:8, 2:9], expected[0, 3:6, 4:7] = 255, 0
+    expected[2, 3:5, :3] = 255
+    np.testing.assert_array_equal(drawn, expected)
+    assert not pictures.any()
 
 
 def test_what_is_drawn():
@@ -234,6 +286,14 @@ def test_feature_maps(net, images):
             assert np.unravel_index(drawn[channel, ..., 0].argmax(), (8, 8)) == np.unravel_index(map_.argmax(), (8, 8))
 
 
+def test_of_a_map_no_more_is_computed_than_it_takes(net):
+    """A pass over a folder must not hold, or compute, what lies above the layer."""
+    graph = maps._reader(net, "relu1").get_concrete_function().graph
+    assert [op.type for op in graph.get_operations()].count("Conv2D") == 2  # the trace is of all of it
+    needed = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), [graph.outputs[0].op.name])
+    assert [node.op for node in needed.node].count("Conv2D") == 1
+
+
 def test_maximally_activating(net):
     pictures = np.random.default_rng(1).normal(0, 1, (11, SIDE, SIDE, 3)).astype(np.float32)
     order = np.random.default_rng(2).permutation(11)
@@ -253,3 +313,23 @@ def test_maximally_activating(net):
     with pytest.raises(UserError, match="channels 0 to 7, and not 8"):
         maps.maximally_activating(net, batches, "conv2", [8])
     assert list(maps.maximally_activating(net, batches, "fc4", [0], top=2)) == [0]
+
+
+@pytest.mark.slow
+def test_grad_cam_of_resnet50_is_on_the_animal(shared_data):
+    """Where the heads are, in rows and columns of the picture as it goes in, was looked up by eye."""
+    heads = {"n02391049_zebra": (40, 215, 95, 222), "n01843383_toucan": (62, 170, 28, 180)}
+    found = model.from_weights(str(shared_data / "weights/resnet50_imagenet.h5"), None, None, None)
+    paths = tuple(str(shared_data / "imagenet_samples" / f"{name}.JPEG") for name in heads)
+    records = data.Records(paths, np.zeros(2, np.int32), found.class_names, "")
+    (batch,) = data.Batches(records, found.preprocessing, 2).epoch(0)
+    names = [found.class_names[c] for c in explain.likeliest(found.net, batch.images)]
+    assert names == ["zebra", "toucan"]
+    heats = explain.grad_cam(found.net, batch.images)
+    assert heats.shape == (2, 224, 224)
+    for heat, (top, bottom, left, right) in zip(heats, heads.values(), strict=True):
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        assert top <= row < bottom
+        assert left <= column < right
+    toucan = heats[1]  # it lies across the picture: there is hardly any heat above and below it
+    assert toucan[50:170].sum() > 0.9 * toucan.sum() > toucan[:, 50:170].sum()

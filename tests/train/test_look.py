@@ -1,6 +1,7 @@
 """barenets gradients and barenets explain, and finetune --report-every and --eager, on a tiny network."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,9 @@ def test_explain(folder, tmp_path, capsys):
     methods = ["saliency", "smooth_grad", "integrated_gradients", "guided", "grad_cam", "occlusion"]
     maps = ["--filters", "conv1", "--features", "relu1", "--top-pictures", "relu1", "--channels", 1, 3]
     options = ["--checkpoint", folder / "run", "--images", folder / "val", "--count", 5, "--out", tmp_path]
-    status, out, _ = call(capsys, "explain", *options, "--method", *methods, *maps)
+    status, out, err = call(capsys, "explain", *options, "--method", *methods, *maps)
     assert status == 0
+    assert re.search(r"integrated_gradients: add up to the logit's rise, but for \d+\.\d% of it at most", err)
     names = ["filters_conv1.png", "features_relu1.png", "top_pictures_relu1.png", "explained.png"]
     assert out.splitlines()[:-1] == [str(tmp_path / name) for name in names]
     for name in names:

@@ -38,6 +38,7 @@ _Open = Callable[[], memoryview]
 
 
 def fits(place: Place) -> bool:
+    """Whether CIFAR's files lie there, as binaries, as pickles or packed."""
     if place.names is not None:
         return _is_set(place) or bool(_inner(place))
     name = os.path.basename(place.path)

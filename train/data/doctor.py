@@ -70,9 +70,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether there is nothing to put right."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
+        """What `barenets data check --json` prints."""
         return {"ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:

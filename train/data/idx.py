@@ -26,6 +26,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 
 def fits(place: Place) -> bool:
+    """Whether MNIST's files lie there, compressed or not."""
     if place.names is not None:
         return any(place.files(_PICTURES.fullmatch))
     return place.head.startswith((b"\0\0\x08", b"\x1f\x8b")) or bool(_PICTURES.fullmatch(os.path.basename(place.path)))

@@ -78,6 +78,7 @@ def text_of(source: str, what: str) -> str:
 
 
 def is_absolute(path: str) -> bool:
+    """Whether `path` says where it is without a folder to start from: `/...`, `gs://...`."""
     return os.path.isabs(path) or "://" in path
 
 

@@ -18,6 +18,7 @@ _PARTS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 
 
 def fits(place: Place) -> bool:
+    """Whether it is a zip file, as NumPy's `.npz` are."""
     return place.head.startswith(b"PK\x03\x04") or (place.names is None and place.path.endswith(".npz"))
 
 

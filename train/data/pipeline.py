@@ -33,6 +33,8 @@ _MOST_COPIED = 64_000_000
 
 
 class Batch(NamedTuple):
+    """Pictures with their labels, and where they come from."""
+
     images: tf.Tensor
     """float32 [N, crop, crop, 3], as the network takes them; [N, 10, crop, crop, 3] of ten crops."""
     labels: tf.Tensor
@@ -77,6 +79,7 @@ class Batches:
 
     @property
     def blends(self) -> tuple[Blend, ...]:
+        """The steps of the policy that need a second picture for each."""
         return tuple(step for step in self.policy if isinstance(step, Blend))
 
     def order(self, epoch: int) -> np.ndarray:

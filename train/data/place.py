@@ -26,6 +26,7 @@ class Place:
     """The first bytes of the file at `path`."""
 
     def child(self, name: str) -> str:
+        """Path of `name` in the folder."""
         return os.path.join(self.path, name)
 
     def files(self, fits: Callable[[str], object]) -> Iterator[str]:
@@ -80,6 +81,7 @@ def exists(path: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is to be passed over."""
     return name.startswith(".") or name.rstrip("/") == "__MACOSX"  # what a Mac adds to a zip file
 
 

@@ -14,11 +14,12 @@ _BLOCK = 1 << 20  # numbers that are drawn at once
 class Sampler(Protocol):
     """`labels` are int32 [N], of all records; the order is int32 [M], indices of records, which may repeat."""
 
-    def order(self, labels: np.ndarray, epoch: int) -> np.ndarray: ...
+    def order(self, labels: np.ndarray, epoch: int) -> np.ndarray:
+        """The records of an epoch, in the order in which they are drawn."""
 
 
 @dataclass(frozen=True)
-class InOrder:
+class InOrder(Sampler):
     """Every record once, as they come."""
 
     def order(self, labels: np.ndarray, epoch: int) -> np.ndarray:
@@ -26,7 +27,7 @@ class InOrder:
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Sampler):
     """Every record once, each epoch in another order."""
 
     seed: int = 0
@@ -36,7 +37,7 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class ClassWeighted:
+class ClassWeighted(Sampler):
     """As many pictures as there are records: of each the class is drawn by its weight, then one of its pictures.
 
     `weights` are one number for each class; None: all classes are equally likely. Only their ratios count. Draws are
@@ -55,7 +56,7 @@ class ClassWeighted:
 
 
 @dataclass(frozen=True)
-class ClassPaired:
+class ClassPaired(Sampler):
     """Steps of `classes` classes, drawn by weight without replacement, with two different pictures of each.
 
     The two are neighbours in the order, so that a batch of 2·`classes` is a step; a class with a single picture shows

@@ -454,6 +454,7 @@ class Affine(Geometric):
 
     @property
     def steps(self) -> tuple[Geometric, ...]:
+        """What it is composed of, the first first."""
         return (
             Rotate(self.rotation),
             Shift(self.width_shift, self.height_shift),

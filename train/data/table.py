@@ -46,6 +46,7 @@ class Records:
 
     @property
     def num_classes(self) -> int:
+        """How many classes have a name."""
         return len(self.class_names)
 
     @property

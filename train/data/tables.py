@@ -27,6 +27,7 @@ _EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".JPG", ".JPEG", ".P
 
 
 def fits(place: Place) -> bool:
+    """Whether it is called `.csv` or `.tsv`."""
     return place.names is None and place.path.lower().endswith((".csv", ".tsv"))
 
 

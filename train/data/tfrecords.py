@@ -36,6 +36,7 @@ _PATIENCE = 1  # seconds before a progress bar
 
 
 def fits(place: Place) -> bool:
+    """Whether there are shards, by name or by how the first begins."""
     if place.names is not None:
         return any(place.files(_is_shard))
     return _set(os.path.basename(place.path)) is not None or _begins(place.head)

@@ -21,6 +21,8 @@ from barenets.train.recipes.recipe import Report, report, setting, taken
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of `barenets run alexnet_finetune`."""
+
     train: str = setting("label list or folder of the pictures")
     val: str = setting("pictures to validate on")
     weights: str = setting("weights, or a run's log folder, to start from", "bvlc_alexnet")
@@ -36,6 +38,7 @@ class Settings:
 
 
 def run(s: Settings, progress: Progress) -> Report:
+    """One call of `finetune`, and what it reached."""
     net, variant = model.choose_network(s.weights, "alexnet", s.variant)
     settings = finetune.Settings(
         train=taken(s.train, s.pictures, f"{s.logdir}/lists/train.txt", seed=s.seed),

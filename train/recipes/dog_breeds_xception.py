@@ -37,6 +37,8 @@ TOP = ("base/block13*", "base/block14*", "head")
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of `barenets run dog_breeds_xception`."""
+
     train: str = setting("pictures with their breeds")
     val: str | None = setting("pictures to validate on (default a part of --train)", None)
     held_out: float = setting("that part", 0.21)
@@ -60,6 +62,7 @@ class Settings:
 
 
 def run(s: Settings, progress: Progress) -> Report:
+    """Three stages, then rounds that start from the best of them with pseudo-labelled pictures more."""
     train, val = divided(s)
     unlabelled = strangers(s.unlabelled, train, val, progress) if s.unlabelled else None
 
@@ -140,6 +143,7 @@ def strangers(source: str, train: data.Records, val: data.Records, progress: Pro
 
 
 def digest(records: data.Records, index: int, advance: Callable[[int], None]) -> bytes:
+    """SHA-256 of a picture's file; raises UserError if it cannot be read."""
     advance(1)
     try:
         return hashlib.sha256(records.content(index)).digest()

@@ -28,6 +28,8 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of `barenets run from_scratch`."""
+
     net: str = setting(f"one of {', '.join(VARIANTS)}", "resnet18")
     train: str = setting("pictures to train on", "mnist:train")
     val: str = setting("pictures to validate on", "mnist:test")
@@ -43,6 +45,7 @@ class Settings:
 
 
 def run(s: Settings, progress: Progress) -> Report:
+    """One call of `finetune`, and what it reached."""
     if s.net not in VARIANTS:
         raise UserError(f"--net {s.net}: this recipe has {', '.join(VARIANTS)}; others train with barenets finetune")
     side = s.size or 224

@@ -22,6 +22,8 @@ DOWN = ("base/res5*", "base/bn5*", "base/res4*", "base/bn4*", "base/res3*", "bas
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of `barenets run hotdog_resnet50`."""
+
     train: str = setting("pictures of two or more classes")
     val: str = setting("pictures to validate on")
     weights: str = setting("ResNet-50's weights, in any variant; with or without its classifier", "keras_resnet50")
@@ -39,6 +41,7 @@ class Settings:
 
 
 def run(s: Settings, progress: Progress) -> Report:
+    """The head on kept features, then a stage for each of `unfreeze`."""
     head = {
         "bottleneck": True,
         "layers": ("head",),

@@ -40,6 +40,7 @@ class Report:
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
+        """What `barenets run NAME --json` prints."""
         return {**self.figures, "interrupted": self.interrupted}
 
     def __str__(self) -> str:

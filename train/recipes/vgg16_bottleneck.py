@@ -21,6 +21,8 @@ from barenets.train.recipes.recipe import Report, report, setting, taken
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of `barenets run vgg16_bottleneck`."""
+
     train: str = setting("pictures of two or more classes")
     val: str = setting("pictures to validate on")
     weights: str = setting("VGG16's weights; with or without its own classifier", "keras_vgg16")
@@ -35,6 +37,7 @@ class Settings:
 
 
 def run(s: Settings, progress: Progress) -> Report:
+    """The head on kept features, then the last block with it."""
     features_then_head = {
         "bottleneck": True,
         "layers": ("head",),
