@@ -213,11 +213,11 @@ class _Span(NamedTuple):
         return _Span(first, self.last + (size - 1 - padding) * self.step, self.step * stride)
 
 
-Spans = tuple[_Span, _Span]
+_Pair = tuple[_Span, _Span]
 _WHOLE = (_Span(-math.inf, math.inf, math.inf),) * 2
 
 
-def _spans(pictures: tf.Tensor, activations: Iterable[tf.Tensor]) -> dict[Any, Spans]:
+def _spans(pictures: tf.Tensor, activations: Iterable[tf.Tensor]) -> dict[Any, _Pair]:
     """The spans of everything between `pictures` and `activations`, down and to the right, by reference."""
     spans = {pictures.ref(): (_Span(0, 0, 1),) * 2}
     needed = set(_back(activations))
@@ -238,7 +238,7 @@ def _union(op: tf.Operation, spans: Sequence[_Span]) -> _Span:
     return _Span(min(span.first for span in spans), max(span.last for span in spans), steps.pop())
 
 
-def _through(op: tf.Operation, x: tf.Tensor, spans: Spans) -> Spans:
+def _through(op: tf.Operation, x: tf.Tensor, spans: _Pair) -> _Pair:
     """What the output of `op` sees through its input `x`, which sees `spans`. Raises ValueError if it is not known."""
     before, after = x.shape, op.outputs[0].shape
     windows: Iterable[tuple[int, float, int]]
