@@ -62,7 +62,8 @@ def adaptive_avg_pool(x: tf.Tensor, side: int) -> tf.Tensor:
     height, width = x.shape[1:3]
     if (height, width) == (side, side):
         return x
-    return tf.einsum("ih,jw,nhwc->nijc", windows(height), windows(width), x)
+    x = tf.einsum("nhwc,ih->niwc", x, windows(height))
+    return tf.einsum("niwc,jw->nijc", x, windows(width))
 
 
 def _pads(x: tf.Tensor, size: int, stride: int, padding: str | int, ceil: bool) -> str | list[list[int]]:

@@ -194,7 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("network", nargs="?", metavar="NET", help="the same as --net NET")
     _source_options(inspect)
     inspect.add_argument("--size", type=_positive, metavar="N", help="side of the pictures (default the network's)")
-    inspect.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="for the memory (default 1)")
+    inspect.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="memory is that of all outputs in float32 for so many pictures (default 1)",
+    )
     inspect.add_argument("--reinit", nargs="+", default=[], metavar="PATTERN", help="layers that are not to be loaded")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -821,21 +827,20 @@ def _inspect(arguments: argparse.Namespace) -> int:
         name, variant = model.choose_network(arguments.weights, arguments.net, arguments.variant)
         net = nets.build(name, num_classes=arguments.num_classes or 1000, variant=variant, size=arguments.size)
         if not (arguments.checkpoint or arguments.weights):
-            table = layer_table(net)
-            rows = [vars(layer) | {"memory": layer.memory} for layer in table]
-            print(
-                json.dumps({"net": name, "variant": variant, "layers": rows})
-                if arguments.json
-                else table.text(arguments.batch_size)
-            )
+            table, batch = layer_table(net), arguments.batch_size
+            rows = [vars(layer) | {"memory": batch * layer.memory} for layer in table]
+            total = {"parameters": table.parameters, "multiply_adds": table.multiply_adds}
+            total["memory"] = batch * table.memory
+            content = {"net": name, "variant": variant, "batch_size": batch, "layers": rows, "total": total}
+            print(json.dumps(content) if arguments.json else table.text(batch))
             return _DONE
         report = weights.plan(net, arrays, arguments.reinit, title)
         rows = [{"name": n, "shape": shape, "what": what} for n, shape, what in report.rows]
         print(json.dumps({"net": name, "variant": variant, "plan": rows}) if arguments.json else report)
         return _DONE
-    content = [{"name": name, "shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()]
+    held = [{"name": name, "shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()]
     if arguments.json:
-        print(json.dumps({"source": title, "arrays": content, "values": sum(a.size for a in arrays.values())}))
+        print(json.dumps({"source": title, "arrays": held, "values": sum(a.size for a in arrays.values())}))
         return _DONE
     print(f"{title}: {arrays.kind}" if isinstance(arrays, weights.Weights) and arrays.kind else title)
     lines = [("array", "shape", "dtype", "lowest", "highest")]

@@ -342,6 +342,28 @@ def test_inspect_shows_what_would_load_where(tmp_path, capsys):
     assert sum(layer["parameters"] for layer in json.loads(out)["layers"]) == 61_100_840
 
 
+def test_inspect_shows_what_a_network_sees_and_costs(capsys):
+    status, text, _ = call(capsys, "inspect", "tiny", "--num-classes", 3, "--batch-size", 8)
+    assert status == 0
+    header, *rows = text.splitlines()
+    assert "memory of 8, MB" in header
+    assert call(capsys, "inspect", "--net", "tiny", "--num-classes", 3, "--batch-size", 8)[1] == text
+    eight, one = (
+        json.loads(call(capsys, "inspect", "tiny", "--num-classes", 3, "--json", *more)[1])
+        for more in (["--batch-size", 8], [])
+    )
+    assert len(rows) == len(eight["layers"]) + 1
+    for name, total in eight["total"].items():
+        assert total == sum(layer[name] for layer in eight["layers"])
+        assert total == one["total"][name] * (8 if name == "memory" else 1)
+    assert eight["layers"][0]["kind"] == "convolution"
+    assert all(layer["receptive_field"] and layer["stride"] for layer in eight["layers"])
+    small, usual = (call(capsys, "inspect", "vgg11", "--json", *more)[1] for more in (["--size", 64], []))
+    assert [json.loads(out)["layers"][0]["output_shape"][0] for out in (small, usual)] == [64, 224]
+    status, _, err = call(capsys, "inspect", "vgg11", "--net", "vgg13")
+    assert (status, "two networks" in err, len(err.splitlines())) == (2, True, 1)
+
+
 def test_hostile_weights_are_refused_before_anything_is_assigned(folder, tmp_path, capsys):
     """A pickle that would run a command, and the same file cut short."""
     import pickle
