@@ -20,8 +20,14 @@ check: .venv/dev  ## lint, types, the slow tests, packaging among them, and thos
 bench: .venv/dev  ## every speed figure that is claimed, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
 
-figures: .venv/dev  ## every figure in docs/, drawn anew by the page that shows it
+figures: .venv/dev  ## every figure in docs/, drawn anew: by the page that shows it, the demo and data preview
 	$(BIN)/python docs/run.py
+	rm -rf runs/figures
+	$(BIN)/barenets demo --logdir runs/figures
+	cp runs/figures/gradients.png docs/gradients.png
+	$(BIN)/barenets data preview runs/figures/pictures/train --augment vgg16_preview --count 8 --size 112 \
+	    --out docs/augmentation.png
+	$(BIN)/python docs/run.py --shrink docs/augmentation.png
 
 site: .venv/dev  ## docs/ and the reference as a static site in build/site
 	$(BIN)/python -m sphinx -W -q -b html docs build/site

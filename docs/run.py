@@ -25,7 +25,18 @@ def run(page: Path) -> None:
         exec(compile("\n" * line + code, page, "exec"), names)
 
 
+def shrink(figure: Path) -> None:
+    """A figure of photographs, which would be megabytes, in 96 colours and 1180 pixels wide."""
+    from PIL import Image
+
+    picture = Image.open(figure).convert("RGB")
+    small = picture.resize((1180, 1180 * picture.height // picture.width))
+    small.quantize(96).save(figure, optimize=True)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--shrink"]:
+        sys.exit(shrink(Path(sys.argv[2])))
     drawing = [page for page in sorted(DOCS.glob("*.md")) if "(figures/" in page.read_text()]
     pages = [Path(name).resolve() for name in sys.argv[1:]] or drawing
     os.chdir(DOCS)
