@@ -11,20 +11,6 @@ import tensorflow as tf
 from barenets.look.histograms import once
 from barenets.ops import BatchNorm
 
-QUANTITIES = (
-    "mean",
-    "spread",
-    "zeros",
-    "saturated",
-    "nonfinite",
-    "gradient_mean",
-    "gradient_spread",
-    "gradient_norm",
-    "gradient_zeros",
-    "norm_gap",
-)
-"""What is said of each activation; see `row`."""
-
 PICTURES = 4
 """How many pictures of a batch are looked at inside, unless all are wanted."""
 
@@ -55,7 +41,7 @@ class Watch:
 
 
 def statistics(watch: Watch, pictures: int | None = None) -> dict[str, dict[str, tf.Tensor]]:
-    """Of each activation of a pass, in its order, what `row` makes QUANTITIES from.
+    """Of each activation of a pass, in its order, what `row` makes its quantities from.
 
     Of the batch the first `pictures` are looked at, or all.
     """
@@ -78,7 +64,7 @@ def statistics(watch: Watch, pictures: int | None = None) -> dict[str, dict[str,
 
 
 def row(found: Mapping[str, Any]) -> dict[str, float]:
-    """QUANTITIES of an activation, those that were measured.
+    """Quantity -> number, of an activation and of what was measured of it.
 
     Gradients are those of a picture's own loss.
 

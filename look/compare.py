@@ -17,12 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from barenets import UserError
+from barenets.look.activations import INPUT
 from barenets.ops import BatchNorm, aligned, local_response_normalization
 from barenets.weights import files
 from barenets.weights.npy import read_archive, write_npz
-
-INPUT = "input"
-"""What a dump calls the pictures as they enter the network."""
 
 TOLERANCE = 1e-4
 """As a part of the largest magnitude in a layer; float32 engines that compute the same differ by 1e-7 to 1e-5."""

@@ -1,5 +1,6 @@
 """What is wrong with a network's layers, in plain words, each with its number and its threshold."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,22 +80,21 @@ def _along_the_layers(report: Report) -> Iterator[Finding]:
     chain = [(name, n) for name, n in zip(table.names, norms, strict=True) if name in layers and np.isfinite(n)]
     if not chain or not (top := chain[-1][1]) > 0:
         return
-    for kind, far, worst in (
-        ("vanishing gradient", lambda ratio: ratio < VANISHING, min),
-        ("exploding gradient", lambda ratio: ratio > EXPLODING, max),
+    for kind, threshold, side, far, worst in (
+        ("vanishing gradient", VANISHING, "below", operator.lt, min),
+        ("exploding gradient", EXPLODING, "above", operator.gt, max),
     ):
         below = []
         for name, value in chain:  # from the first layer up, as long as it is too far off
-            if not far(value / top):
+            if not far(value / top, threshold):
                 break
             below.append((name, value / top))
         if below:
             name, ratio = worst(below, key=lambda pair: pair[1])
             text = (
                 f"from {below[-1][0]} down the norm of the gradient is {ratio:.1e} of that at {chain[-1][0]} "
-                f"(at {name}; {'below' if worst is min else 'above'} {VANISHING if worst is min else EXPLODING:.0e})"
+                f"(at {name}; {side} {threshold:.0e})"
             )
-            threshold = VANISHING if worst is min else EXPLODING
             yield Finding(kind, tuple(name for name, _ in below), ratio, threshold, text)
 
 

@@ -10,10 +10,6 @@ import tensorflow as tf
 from barenets.look.histograms import EXACT_BELOW, SAMPLE, Histogram, count_bits, once, sample
 from barenets.ops import fold_in
 
-QUANTITIES = ("norm", "rms", "largest", "zeros", "update_ratio")
-"""What is said of a variable's gradient: its norm, root mean square, largest magnitude and share of zeros,
-and the norm of the change of the variable over the norm of the variable."""
-
 
 def observe(
     variables: Mapping[str, tf.Variable],
@@ -77,7 +73,7 @@ def _after(value: tf.Tensor, old: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
 def layer_sizes(
     seen: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, float]], dict[str, Histogram]]:
-    """From a watched step: name -> QUANTITIES, and tag (`gradients/fc8/weights`) -> histogram.
+    """From a watched step: name -> quantity -> number, and tag (`gradients/fc8/weights`) -> histogram.
 
     `sizes` are the numbers of values by name, in the network's order.
     """

@@ -781,7 +781,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import numpy as np
 
     from barenets.train import data
     from barenets.train.evaluate import predict
@@ -789,7 +788,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     listed = [line.strip() for line in sys.stdin if line.strip()] if arguments.images == ["-"] else arguments.images
     paths = tuple(data.read_paths(listed))
     model = _model(arguments)
-    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    records = _unlabelled(paths, model.class_names)
     net, batches = _to_judge(arguments, model, records)
     predictions = []
     for prediction in predict(net, batches, model.class_names, arguments.top):
@@ -898,7 +897,6 @@ def _gradients(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    import numpy as np
 
     from barenets.look import explain
     from barenets.train import data
@@ -912,7 +910,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             raise UserError(f"there is no method {name!r}; there are {', '.join(explain.METHODS)}")
     model = _model(arguments)
     paths = tuple(data.read_paths(arguments.images))
-    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    records = _unlabelled(paths, model.class_names)
     files = []
     with contextlib.closing(Explanations(model, records, arguments.out, Progress())) as drawn:
         if arguments.filters:
@@ -927,9 +925,17 @@ def _explain(arguments: argparse.Namespace) -> int:
     return _DONE
 
 
+def _unlabelled(paths: Sequence[str], class_names: Sequence[str]) -> Any:
+    """The pictures of --images, for a network of these classes; their labels mean nothing."""
+    import numpy as np
+
+    from barenets.train import data
+
+    return data.Records(tuple(paths), np.zeros(len(paths), np.int32), tuple(class_names), "--images")
+
+
 def _labelled(arguments: argparse.Namespace, class_names: Sequence[str]) -> tuple[Any, bool]:
     """The pictures of --data or --images, and whether they have labels."""
-    import numpy as np
 
     from barenets.train import data
 
@@ -939,7 +945,7 @@ def _labelled(arguments: argparse.Namespace, class_names: Sequence[str]) -> tupl
         with contextlib.suppress(UserError):
             return data.read(arguments.images[0], class_names), True
     paths = tuple(data.read_paths(arguments.images))
-    return data.Records(paths, np.zeros(len(paths), np.int32), tuple(class_names), "--images"), False
+    return _unlabelled(paths, class_names), False
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -994,14 +1000,13 @@ def _compared(source: str, arguments: argparse.Namespace) -> Any:
 
 def _pictures(arguments: argparse.Namespace, model: Any) -> Any:
     """The first --count of --images, as the network takes them."""
-    import numpy as np
 
     from barenets.train import data
 
     if not arguments.images:
         raise UserError("name the pictures to compare on: --images FILE_OR_FOLDER")
     paths = tuple(data.read_paths(arguments.images))[: arguments.count]
-    records = data.Records(paths, np.zeros(len(paths), np.int32), model.class_names, "--images")
+    records = _unlabelled(paths, model.class_names)
     return next(iter(data.Batches(records, model.preprocessing, len(paths)).epoch(0))).images
 
 

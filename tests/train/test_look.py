@@ -11,9 +11,9 @@ import tensorflow as tf
 from barenets import nets
 from barenets.ops import named_variables
 from barenets.train import finetune, model
-from barenets.train.cli import main
 from barenets.train.progress import Progress
 from tests.pictures import write_pictures
+from tests.train.test_finetune import call
 from tests.train.test_summaries import Board
 from tests.train.tiny import NETWORK
 
@@ -38,14 +38,6 @@ def folder(tmp_path_factory) -> Path:
     if before is None:
         del nets.NETWORKS["tiny"]
     return folder
-
-
-def call(capsys, *arguments: object) -> tuple[int, str, str]:
-    try:
-        status = main(list(map(str, arguments)))
-    except SystemExit as exit_:
-        status = exit_.code
-    return status, *capsys.readouterr()
 
 
 def test_a_run_that_is_watched_inside(folder):
