@@ -1,5 +1,6 @@
 """Runs the Python of pages from top to bottom, as it stands: `python docs/run.py [PAGE.md ...]`.
 
+Blocks of ```python run; one of ```py is for an engine that is not here, and only shown.
 Without a page it runs all that draw a figure, into figures/: what is committed there was drawn by this.
 """
 
