@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "stand for a file after --weights, those of data sets for a folder after --train, --val and --data.",
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="names of weights or data sets")
+    fetching.add_argument("--http", action="store_true", help="also from servers that have no https")
 
     conversion = command(
         "convert",
@@ -626,7 +627,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     for name in arguments.names:
         of_data = name in published.NAMES
-        paths = published.obtain(name, say=_complain) if of_data else [fetch.fetch(name, say=_complain)]
+        allowed = {"say": _complain, "http": arguments.http}
+        paths = published.obtain(name, **allowed) if of_data else [fetch.fetch(name, **allowed)]
         print(*paths, sep="\n", flush=True)
     return _DONE
 
