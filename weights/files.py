@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import json
 import math
 import mmap
 import os
@@ -45,6 +46,9 @@ def view(path: str) -> memoryview:
 
 _PIECE = 1 << 16  # bytes
 _MOST_MEMBERS = 100_000  # of a tar archive; each may take a byte of the file
+_LARGEST_JSON = 1 << 21  # bytes; as lists in memory they take 60 times as much
+_MODEST = 1 << 30  # bytes that anything may unpack to
+_DENSEST = 100  # above that, how much weights or pictures may be compressed
 Members = Mapping[str, zipfile.ZipInfo]
 
 
@@ -120,6 +124,25 @@ def numbers(data: memoryview, dtype: Any, shape: Sequence[int], what: str = "an 
     if len(shape) > 32 or not bound or math.prod(shape) * dtype.itemsize != len(data):
         raise UserError(f"{what} of shape {str(shape)[:80]} and type {dtype} does not fill {len(data):,} bytes")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def check_unpacked(size: int, stored: int) -> None:
+    """Raises UserError, without the path, where `stored` bytes claim to unpack to `size`, as only a bomb's do.
+
+    Nothing that is compressed takes more memory than a gibibyte, or a hundred times its own size.
+    """
+    if size > max(_MODEST, _DENSEST * stored):
+        raise UserError(f"its {stored:,} bytes claim to unpack to {size:,}, as no weights or pictures do")
+
+
+def parsed(text: memoryview | bytes, what: str) -> Any:
+    """What the JSON in `text` says. Raises UserError, without the path, if `what` is none or too much."""
+    if len(text) > _LARGEST_JSON:
+        raise UserError(f"{what} has {len(text):,} bytes, and no more than {_LARGEST_JSON:,} are read")
+    try:
+        return json.loads(bytes(text))
+    except (ValueError, RecursionError):
+        raise UserError(f"{what} is no JSON") from None
 
 
 @contextlib.contextmanager
