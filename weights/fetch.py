@@ -13,7 +13,7 @@ import json
 import os
 import re
 import stat
-import subprocess
+import subprocess  # pip is asked for its index  # nosec B404
 import sys
 import tarfile
 import time
@@ -481,9 +481,9 @@ def _index() -> str:
     """The package index that pip is set to use; one that asks for a password is passed over."""
     index = os.environ.get("PIP_INDEX_URL")
     if not index:
-        # No pip, or nothing set: an empty answer either way.
+        # No pip, or nothing set: an empty answer either way. No shell, and nothing in it from outside.
         command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        index = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        index = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # nosec B603
     if not index.startswith(("https://", "http://")) or "@" in index:
         index = "https://pypi.org/simple"
     return index.rstrip("/")

@@ -12,7 +12,7 @@ They hold HWIO kernels and dense kernels whose rows are in height, width, channe
 import io
 import json
 import math
-import pickle
+import pickle  # written, never read  # nosec B403
 import zipfile
 from typing import Any
 
