@@ -10,10 +10,12 @@ demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weight
 test: .venv/test  ## everything but the slow tests
 	$(BIN)/python -m pytest -m "not slow"
 
-check: .venv/dev  ## lint, types, the slow tests, packaging among them, and those that need torch
+check: .venv/dev  ## lint, types, what bandit and pip-audit find, the slow tests, packaging among them, and those that need torch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q --ini setup.cfg
+	$(BIN)/python .ci/audit.py
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m "not slow" -k torch  # those that `make test` skips where there is no torch
 

@@ -13,3 +13,8 @@ class UserError(ValueError):
     The message says what is wrong with which file or name, and what to do. The command line prints
     it as one line and exits with 2; in Python it is an ordinary ValueError.
     """
+
+
+def printable(text: str) -> str:
+    """`text`, which may be a file's, with control characters spelt out: a terminal would obey them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

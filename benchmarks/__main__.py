@@ -8,7 +8,7 @@ Nothing else should run meanwhile. With --quick, tiny sizes, only --out is writt
 import argparse
 import datetime
 import json
-import subprocess
+import subprocess  # each benchmark has a process of its own  # nosec B404
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(name: str, options: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         command = ["-m", f"benchmarks.{name}", *options]
-        subprocess.run([sys.executable, *command, "--json", str(path)], cwd=HERE.parent, check=True)
+        subprocess.run([sys.executable, *command, "--json", str(path)], cwd=HERE.parent, check=True)  # nosec B603
         results = json.loads(path.read_text())
     machine = [f"- {key}: {value}" for key, value in results["machine"].items()]
     heading = [f"## {name}", f"`{' '.join(['python', *command])}`", "\n".join(machine)]

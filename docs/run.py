@@ -23,7 +23,7 @@ def run(page: Path) -> None:
     """All blocks share their names; a traceback shows the page's own lines."""
     names: dict[str, Any] = {"__name__": page.stem}
     for line, code in blocks("python", page.read_text()):
-        exec(compile("\n" * line + code, page, "exec"), names)
+        exec(compile("\n" * line + code, page, "exec"), names)  # the page's own code, to be run  # nosec B102
 
 
 def shrink(figure: Path) -> None:

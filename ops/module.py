@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from barenets import UserError
+from barenets import UserError, printable
 
 Tap = Callable[[str, tf.Tensor], tf.Tensor]
 """Sees every named activation; what it returns flows on in its place.
@@ -119,7 +119,7 @@ def _nothing_matches(pattern: str, names: list[str]) -> str:
 
 def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """`rows` as the lines of a table: the first `left` columns to the left, the others to the right."""
-    rows = list(rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: Sequence[str]) -> str:

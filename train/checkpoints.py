@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.module import named_variables
+from barenets.weights import files
 from barenets.weights.npy import AVERAGES, OPTIMIZER, STATE, read_archive, write_npz
 
 FOLDER = "checkpoints"
@@ -79,7 +80,10 @@ def read(path: str) -> Checkpoint:
     arrays = read_archive(path)
     if STATE not in arrays:
         raise UserError(f"{path}: is no checkpoint: it has no {STATE}; weight files are given with --weights")
-    state = json.loads(arrays.pop(STATE).tobytes())
+    try:
+        state = files.parsed(arrays.pop(STATE).tobytes(), STATE)
+    except UserError as error:
+        raise UserError(f"{path}: is no checkpoint that can be read: {error}") from None
     optimizer = {name.removeprefix(OPTIMIZER): arrays.pop(name) for name in list(arrays) if name.startswith(OPTIMIZER)}
     return Checkpoint(path, arrays, optimizer, state)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from barenets import UserError, __version__
+from barenets import UserError, __version__, printable
 
 _DONE, _FAILED, _MISTAKE, _INTERRUPTED = 0, 1, 2, 130
 
@@ -22,7 +22,7 @@ _DONE, _FAILED, _MISTAKE, _INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. There is no traceback for a user's mistake."""
     arguments = _parser().parse_args(argv)
-    warnings.showwarning = lambda message, *rest: print(f"barenets: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *rest: _complain(str(message))
     try:
         with _silent_start_up():
             import tensorflow as tf
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"barenets: {text.splitlines()[0] if text else 'out of memory'}", file=sys.stderr)
+    print(f"barenets: {printable(text.splitlines()[0]) if text else 'out of memory'}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "stand for a file after --weights, those of data sets for a folder after --train, --val and --data.",
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="names of weights or data sets")
+    fetching.add_argument("--http", action="store_true", help="also from servers that have no https")
 
     conversion = command(
         "convert",
@@ -626,7 +627,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     for name in arguments.names:
         of_data = name in published.NAMES
-        paths = published.obtain(name, say=_complain) if of_data else [fetch.fetch(name, say=_complain)]
+        allowed = {"say": _complain, "http": arguments.http}
+        paths = published.obtain(name, **allowed) if of_data else [fetch.fetch(name, **allowed)]
         print(*paths, sep="\n", flush=True)
     return _DONE
 
@@ -797,7 +799,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             classes = [{"class": name, "probability": share} for name, share in likely]
             predictions.append({"path": prediction.path, "classes": classes})
         else:
-            print(prediction.path)
+            print(printable(prediction.path))
             for name, share in likely:
                 print(f"  {share:7.2%}  {name}")
             sys.stdout.flush()
@@ -889,7 +891,7 @@ def _gradients(arguments: argparse.Namespace) -> int:
     print(report.table())
     print("\npictures that pull hardest")
     for picture in report.pictures[:5]:
-        print(f"  {picture['norm']:.3e}  loss {picture['loss']:.3f}  {picture['label']}  {picture['path']}")
+        print(f"  {picture['norm']:.3e}  loss {picture['loss']:.3f}  {picture['label']}  {printable(picture['path'])}")
     found = [str(finding) for finding in findings(report)]
     print("", *(found or ["nothing found that is wrong"]), "", *paths, sep="\n")
     print(f"look inside:  tensorboard --logdir {arguments.out}")

@@ -70,14 +70,43 @@ def preprocessing_for(
 
 
 def from_checkpoint(source: str) -> Model:
-    """The best checkpoint of the run in the folder `source`, or the checkpoint file of that name."""
+    """The best checkpoint of the run in the folder `source`, or the checkpoint file of that name.
+
+    Raises UserError, too, for one that says of itself what no run says.
+    """
     checkpoint = checkpoints.best(source)
+    try:
+        return _described(checkpoint)
+    except UserError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        StopIteration,
+        tf.errors.OpError,
+    ) as error:  # any nonsense, of any type
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{checkpoint.path}: is no checkpoint of this program's: {reason!r:.200}") from None
+
+
+def _described(checkpoint: checkpoints.Checkpoint) -> Model:
     state = checkpoint.state
-    net = Settings.from_json(state["settings"]).build(len(state["class_names"]))
+    names = tuple(state["class_names"])
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise UserError(f"{checkpoint.path}: has classes whose names cannot be shown")
+    net = Settings.from_json(state["settings"]).build(len(names))
     weights.load(net, checkpoint.judged)
+    preprocessing = Preprocessing(**state["preprocessing"])
+    if preprocessing.crop != net.input_shape[0]:
+        raise UserError(
+            f"{checkpoint.path}: wants pictures of {preprocessing.crop} pixels, which its network does not take"
+        )
+    preprocessing.normalized(tf.zeros([1, 1, 1, 3], tf.uint8))  # or fails, if its numbers are none
     if state.get("blend"):
         net = Blended(net, next(iter(net.auxiliary)), Blend(**state["blend"]).weight)
-    return Model(net, tuple(state["class_names"]), Preprocessing(**state["preprocessing"]), state["settings"])
+    return Model(net, names, preprocessing, state["settings"])
 
 
 def from_weights(source: str, net: str | None, variant: str | None, num_classes: int | None) -> Model:

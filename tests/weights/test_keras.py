@@ -234,13 +234,40 @@ def h5(path: Path, layers: dict[str, dict[str, np.ndarray]]) -> str:
     return str(path)
 
 
-def test_links_out_of_the_file_are_refused(tmp_path):
+def external_link(group: h5py.Group, other: str) -> None:
+    group["a/kernel:0"] = h5py.ExternalLink(other, "/a/a/kernel:0")
+
+
+def soft_link(group: h5py.Group, other: str) -> None:
+    group["a/kernel:0"] = h5py.SoftLink("/elsewhere")
+
+
+def external_storage(group: h5py.Group, other: str) -> None:
+    group.create_dataset("a/kernel:0", (2, 2), np.float64, external=[(other, 0, 32)])
+
+
+def virtual(group: h5py.Group, other: str) -> None:
+    layout = h5py.VirtualLayout((2, 2), np.float64)
+    layout[:] = h5py.VirtualSource(other, "a/a/kernel:0", (2, 2))
+    group.create_virtual_dataset("a/kernel:0", layout)
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        (external_link, "links to other files"),
+        (soft_link, "its 'kernel:0' is a link to elsewhere"),
+        (external_storage, "keeps an array in another file"),
+        (virtual, "lays out an array by version 4"),
+    ],
+)
+def test_links_out_of_the_file_are_refused(tmp_path, link, reason):
     other = h5(tmp_path / "other.h5", {"a": {"a/kernel:0": np.ones((2, 2))}})
     path = h5(tmp_path / "x.h5", {"a": {"a/kernel:0": np.ones((2, 2))}})
     with h5py.File(path, "a") as file:
         del file["a/a/kernel:0"]
-        file["a/a/kernel:0"] = h5py.ExternalLink(other, "/a/a/kernel:0")
-    with pytest.raises(UserError, match=r"x\.h5: refused .* links to other files"):
+        link(file["a"], other)
+    with pytest.raises(UserError, match=rf"x\.h5: refused .* {reason}"):
         weights.read(path)
 
 

@@ -11,7 +11,6 @@ Pickles are read by the restricted unpickler: no code from them runs.
 
 import os
 import re
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,7 +31,7 @@ _META = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
 _COARSE = "coarse_label_names.txt"
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 _SIDE = 32
-_LARGEST = 1 << 28  # bytes of all that is wanted of an archive; CIFAR-100 has 186 million
+_LARGEST = 1 << 28  # bytes that are unpacked of an archive; CIFAR-100 has 186 million
 
 _Open = Callable[[], memoryview]
 
@@ -135,22 +134,16 @@ def _unpacked(place: Place) -> dict[str, _Open]:
     """What a .tar or .tar.gz has, in memory: the names of classes, and the part that is named, or all parts."""
     path = place.path
     found: dict[str, _Open] = {}
-    left = _LARGEST
     try:
-        with files.opened(path) as file, tarfile.open(fileobj=file) as archive:
-            for item in archive:
-                name = os.path.basename(item.name)
+        with files.opened(path) as file:
+            for member, pieces in files.untarred(file, _LARGEST):
+                name = os.path.basename(member)
                 part = _part(name)
-                if not (_is_meta(name) or part) or not item.isreg() or item.issparse():
+                if not (_is_meta(name) or part):
                     continue
-                content = memoryview(b"")  # of a part that is not asked for only the name counts
-                if not (part and place.words) or part in place.words:
-                    left -= item.size
-                    if left < 0:
-                        raise ValueError(f"with {name!r:.99} it claims more than {_LARGEST:,} bytes")
-                    member = archive.extractfile(item)
-                    assert member
-                    content = memoryview(member.read())
+                # Of a part that is not asked for only the name counts.
+                wanted = not (part and place.words) or part in place.words
+                content = memoryview(b"".join(pieces()) if wanted else b"")
                 found[name] = lambda content=content: content  # type: ignore[misc]
     except UserError:
         raise

@@ -51,8 +51,17 @@ def synset(path: str) -> str | None:
 
 
 def pictures(folder: str) -> Iterator[str]:
-    """What may be a picture in `folder`, at any depth, in sorted order."""
+    """What may be a picture in `folder`, at any depth, in sorted order; no folder twice, whatever leads to it.
+
+    Two links from a folder to itself are 2^40 ways through it.
+    """
+    seen = set()
     for parent, folders, files in tf.io.gfile.walk(folder):
+        place = parent if "://" in parent else os.path.realpath(parent)
+        if place in seen:
+            folders[:] = ()
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not is_hidden(name))  # in place: walk reads it next
         for name in sorted(files):
             if not is_hidden(name) and not OTHER_NAME.fullmatch(name):

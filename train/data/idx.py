@@ -87,8 +87,11 @@ def _array(path: str, sides: int) -> np.ndarray:
     shape = [int(side) for side in np.frombuffer(head, ">u4", offset=4)]
     expected = start + math.prod(shape)
     if zipped:
-        # deflate packs a thousandfold at most: a small file cannot ask for a large memory.
-        view = _unzipped(path, expected + 1) if expected < 1100 * len(view) else view
+        try:
+            files.check_unpacked(expected, len(view))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        view = _unzipped(path, expected + 1)
     if len(view) != expected:
         raise UserError(f"{path}: {len(view):,} bytes where its head says {expected:,}; is the file complete?")
     return np.frombuffer(view, np.uint8, offset=start).reshape(shape)

@@ -28,13 +28,13 @@ def read(place: Place, class_names: Sequence[str] | None, held: Callable[[Place]
 
     `held` reads a file that holds pictures, for those that are FILE#INDEX.
     """
-    place.whole()
     source = place.path
     lines, paths, labels = zip(*_lines(source), strict=True)
 
     def where(i: int) -> str:
         return f"{source} line {lines[i]}"
 
+    place.inside(paths, where)
     beside = names_beside(source)
     if beside and all(map(_NUMBER.fullmatch, labels)):
         own = with_names(Records(paths, np.array(whole(labels, where), np.int64), (), place.source), beside, where)

@@ -28,11 +28,13 @@ def read(place: Place) -> Records:
     try:
         with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
             x, y = _choose(place, archive.files)
+            entries = [entry for entry in archive.zip.infolist() if entry.filename.removesuffix(".npy") in (x, y)]
+            files.check_unpacked(sum(e.file_size for e in entries), sum(e.compress_size for e in entries))
             pixels, labels = archive[x], archive[y]
             if not (isinstance(pixels, np.ndarray) and isinstance(labels, np.ndarray)):
                 raise UserError(f"{path}: its members {x} and {y} are no arrays; write it with numpy.savez")
-    except UserError:
-        raise
+    except UserError as error:
+        raise error if str(error).startswith(path) else UserError(f"{path}: {error}") from None
     except MemoryError:
         raise UserError(f"{path}: claims arrays larger than memory; is it damaged?") from None
     except Exception as error:  # a damaged archive can be any nonsense

@@ -1,7 +1,7 @@
 """Where a data set lies: a file or a folder, and which part of it is meant."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,6 +46,24 @@ class Place:
         """Raises UserError if a part is named of what has none."""
         if self.words:
             raise UserError(f"{self.source}: {self.path} has no parts; leave out :{':'.join(self.words)}")
+
+    def inside(self, paths: Sequence[str], where: Callable[[int], str]) -> None:
+        """Raises UserError for the first of a list's `paths` that leads out of its folder, if it is named LIST:inside.
+
+        Where a link leads counts, of FILE#INDEX and FILE:PART#INDEX that of FILE.
+        """
+        if self.words != ("inside",):
+            self.whole()
+            return
+        folder = os.path.realpath(os.path.dirname(self.path))
+        for i, path in enumerate(paths):
+            names, name = [path], path.rpartition("#")[0]
+            while name:
+                names.append(name)
+                name = name.rpartition(":")[0]
+            local = ("://" in path) == ("://" in self.path) and "\0" not in path
+            if not local or any(os.path.commonpath([folder, os.path.realpath(name)]) != folder for name in names):
+                raise UserError(f"{where(i)}: {path} lies outside of the folder of the list, which :inside forbids")
 
 
 def locate(source: str) -> Place | None:

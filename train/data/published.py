@@ -67,9 +67,11 @@ def files(name: str) -> list[File]:
     return [file for file in _FILES if file.name == name]
 
 
-def obtain(name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
+def obtain(
+    name: str, cache: str | None = None, say: Callable[[str], None] = lambda _: None, *, http: bool = False
+) -> list[str]:
     """Paths of the files of the data set `name`, downloaded if they are not there yet: `weights.fetch.obtain`."""
-    return [fetch.obtain(file, cache, say) for file in files(name)]
+    return [fetch.obtain(file, cache, say, http=http) for file in files(name)]
 
 
 def locate(source: str) -> place.Place | None:

@@ -25,7 +25,8 @@ def read(source: str, class_names: Sequence[str] | None = None) -> Records:
     - a label list (UTF-8): each line is `path label`, the label being what follows the last white space; relative
       paths start at the list's folder; blank lines and lines that start with `#` are ignored; a picture within one
       of the files below is FILE#INDEX. `labels.txt` beside it may name the classes, INDEX:NAME on each line;
-    - a CSV file with a header (`train.data.tables`);
+    - a CSV file with a header (`train.data.tables`); lines of a list or CSV file that is named LIST:inside may not lead
+      out of its folder;
     - MNIST's and Fashion-MNIST's files, gzipped or not: FOLDER:train, FOLDER:test, or a file of pictures;
     - CIFAR-10 and CIFAR-100, Python's or binary: FOLDER:train, FOLDER:test, the archive in place of a folder, or a
       batch; `:coarse` after it for the 20 classes of CIFAR-100;

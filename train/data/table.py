@@ -41,6 +41,11 @@ class Records:
     spans: np.ndarray | None = None
     """int64 [N, 2], offset and length of each encoded picture's bytes within its file."""
 
+    def __post_init__(self) -> None:
+        for name in self.class_names:
+            if not name.isprintable():
+                raise UserError(f"{self.source}: the class {name!r:.99} has a name that cannot be shown; rename it")
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -229,14 +234,11 @@ def names_beside(path: str) -> tuple[str, ...] | None:
 
 
 def write_names(folder: str, names: Sequence[str]) -> None:
-    """Writes `labels.txt`. Raises UserError if there is one of other classes, or if a name has a line break."""
+    """Writes `labels.txt`. Raises UserError if there is one of other classes."""
     path = os.path.join(folder, _NAMES)
     present = names_beside(path) if _text_lines(path) else tuple(names)
     if present != tuple(names):
         raise UserError(f"{path}: is there already, and names other classes; choose another folder, or remove it")
-    for name in names:
-        if len(f"{name}.".splitlines()) != 1:
-            raise UserError(f"class {name!r}: has a line break in its name; rename it")
     with files.replacing(path) as file:
         file.write("".join(f"{i}:{name}\n" for i, name in enumerate(names)).encode())
 

@@ -33,7 +33,6 @@ def fits(place: Place) -> bool:
 
 def read(place: Place, class_names: Sequence[str] | None) -> Records:
     """The rows of the CSV file at `place`, with the classes of a run if these are given."""
-    place.whole()
     source = place.path
     text = text_of(source, "a CSV file with a header")
     header = next((line for line in text.splitlines() if line.strip()), "")
@@ -65,6 +64,7 @@ def read(place: Place, class_names: Sequence[str] | None) -> Records:
     folder = os.path.dirname(source)
     look = cache(_names)  # each folder is looked at once
     paths = tuple(_find(folder, name, look, where(i)) for i, name in enumerate(names))
+    place.inside(paths, where)
     own = Records(paths, *classes(labels, where, class_names), place.source)
     return agree(own, class_names, where)
 
