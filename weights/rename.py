@@ -6,7 +6,6 @@ then by shapes. Readers have made kernels HWIO and [in, out]; what remains to be
 """
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from barenets import UserError
-from barenets.weights import copies
+from barenets.weights import copies, files
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -118,12 +117,9 @@ USE = "use.json"
 """The `use` of weights in a file of ours."""
 
 
-def use_from_json(text: bytes | str) -> dict[str, Any]:
+def use_from_json(text: bytes) -> dict[str, Any]:
     """What `Weights.use` was in a file. Raises UserError, without the path, for what names no network."""
-    try:
-        use = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        use = None
+    use = files.parsed(text, f"its {USE}")
     if not isinstance(use, dict) or not all(isinstance(use.get(key), str) for key in ("net", "variant")):
         raise UserError(f"its {USE} names no network and variant")
     return use

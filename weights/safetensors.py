@@ -48,7 +48,7 @@ def read_safetensors(path: str) -> Weights:
         if metadata.pop("format", None) != "barenets":
             return torch.from_state_dict(arrays)
         if USE in metadata:
-            return Weights(arrays, use=use_from_json(metadata[USE]))
+            return Weights(arrays, use=use_from_json(str(metadata[USE]).encode()))
         kind = Kind.from_json(metadata)
         return Weights(arrays, kind) if kind else canonical(arrays)
     except UserError as error:
