@@ -183,6 +183,23 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=_positive, default=5, metavar="N", help="how many classes to name (default 5)")
     _picture_options(predict)
 
+    exporting = command(
+        "export",
+        _export,
+        "write a network for other programs to run: a SavedModel, ONNX, or weights that need no other option",
+        "  barenets export --checkpoint runs/mine --out served/1               # a SavedModel, for TensorFlow alone\n"
+        "  barenets export --checkpoint runs/mine --out mine.safetensors       # for --weights, here and elsewhere\n"
+        "  barenets export --weights resnet50.h5 --out resnet50.onnx           # needs barenets[onnx]\n\n"
+        "Preparing pictures and naming classes are part of what is written; docs/export.md has inputs and outputs.",
+    )
+    _source_options(exporting)
+    exporting.add_argument("--out", required=True, metavar="PATH", help="the folder or file to write")
+    exporting.add_argument(
+        "--format",
+        choices=("savedmodel", "onnx", "npz", "safetensors"),
+        help="default what --out ends in, or else savedmodel",
+    )
+
     inspect = command(
         "inspect",
         _inspect,
@@ -807,6 +824,17 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(json.dumps({"predictions": predictions, "skipped": batches.skipped}))
     for path, reason in batches.skipped.items():
         _complain(f"{path}: not read ({reason})")
+    return _DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from barenets.train import export
+
+    model = _model(arguments)
+    export.export(model, arguments.out, arguments.format)
+    form = arguments.format or export.format_of(arguments.out)
+    print(f"{arguments.out}: {form} of {model.settings['net']} {model.settings['variant']}, ", end="")
+    print(f"{len(model.class_names)} classes, pictures cropped to {model.preprocessing.crop} pixels")
     return _DONE
 
 

@@ -1,6 +1,7 @@
 """A network with all that it takes to use it: its weights, its classes, and what its pictures must go through."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ class Model:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     settings: dict[str, Any]
-    """Of the run that it comes from; empty if it comes from a weight file."""
+    """Of the run that it comes from; of a weight file's, only those that the network is built by."""
 
 
 def choose_network(source: str | None, net: str | None, variant: str | None) -> tuple[str, str]:
@@ -75,58 +76,88 @@ def from_checkpoint(source: str) -> Model:
     Raises UserError, too, for one that says of itself what no run says.
     """
     checkpoint = checkpoints.best(source)
+    state = checkpoint.state
+    with _sound(checkpoint.path):
+        blend = Blend(**state["blend"]).weight if state.get("blend") else None
+        return _built(state, state["settings"], blend, checkpoint.judged, checkpoint.path)
+
+
+@contextlib.contextmanager
+def _sound(path: str) -> Iterator[None]:
+    """Raises UserError for what any nonsense, of any type, in a file leads to."""
     try:
-        return _described(checkpoint)
+        yield
     except UserError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        StopIteration,
-        tf.errors.OpError,
-    ) as error:  # any nonsense, of any type
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, tf.errors.OpError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{checkpoint.path}: is no checkpoint of this program's: {reason!r:.200}") from None
+        raise UserError(f"{path}: is no checkpoint of this program's, nor an export: {reason!r:.200}") from None
 
 
-def _described(checkpoint: checkpoints.Checkpoint) -> Model:
-    state = checkpoint.state
+def _built(
+    state: Mapping[str, Any],
+    settings: dict[str, Any],
+    blend: float | None,
+    arrays: Mapping[str, np.ndarray],
+    path: str,
+) -> Model:
     names = tuple(state["class_names"])
     if not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise UserError(f"{checkpoint.path}: has classes whose names cannot be shown")
-    net = Settings.from_json(state["settings"]).build(len(names))
-    weights.load(net, checkpoint.judged)
+        raise UserError(f"{path}: has classes whose names cannot be shown")
+    net = Settings.from_json(settings).build(len(names))
+    weights.load(net, arrays, origin=path)
     preprocessing = Preprocessing(**state["preprocessing"])
     if preprocessing.crop != net.input_shape[0]:
-        raise UserError(
-            f"{checkpoint.path}: wants pictures of {preprocessing.crop} pixels, which its network does not take"
-        )
-    preprocessing.normalized(tf.zeros([1, 1, 1, 3], tf.uint8))  # or fails, if its numbers are none
-    if state.get("blend"):
-        net = Blended(net, next(iter(net.auxiliary)), Blend(**state["blend"]).weight)
-    return Model(net, names, preprocessing, state["settings"])
+        raise UserError(f"{path}: wants pictures of {preprocessing.crop} pixels, which its network does not take")
+    preprocessing.normalized(tf.zeros([1, 1, 1, 3]))  # or fails, if its numbers are none
+    if blend is not None:
+        net = Blended(net, next(iter(net.auxiliary)), blend)
+    return Model(net, names, preprocessing, settings)
+
+
+_NETWORK = ("net", "variant", "head", "head_options", "size")
+"""The settings that a network is built by."""
+
+
+def use(model: Model) -> dict[str, Any]:
+    """What, beside its weights, the use of `model` takes, for JSON: `weights.Weights(arrays, use=use(model))`.
+
+    Of the run's settings only those that the network is built by: no paths, which are nobody else's business.
+    """
+    own = {
+        "class_names": list(model.class_names),
+        "preprocessing": model.preprocessing.to_json(),
+        "blend": model.net.weight if isinstance(model.net, Blended) else None,
+    }
+    return {key: model.settings[key] for key in _NETWORK if key in model.settings} | own
 
 
 def from_weights(source: str, net: str | None, variant: str | None, num_classes: int | None) -> Model:
-    """A weight file's network; what is None follows from the file. 1000 classes have ImageNet's names."""
+    """A weight file's network; what is None follows from the file. 1000 classes have ImageNet's names.
+
+    A file that `barenets export` wrote has names and preprocessing of its own.
+    """
     entry = weights.known(source)
     arrays = weights.read(source)
     kind = entry.kind if entry else arrays.kind
     name, variant = _choose(source, kind, net, variant)
+    if arrays.use and Kind(name, variant) == arrays.kind:  # `barenets export` wrote it
+        with _sound(source):
+            settings = {"train": ""} | {key: arrays.use[key] for key in _NETWORK if key in arrays.use}
+            return _built(arrays.use, settings, arrays.use["blend"], arrays, source)
     num_classes = num_classes or arrays.num_classes or 1000
     built = nets.build(name, num_classes=num_classes, variant=variant)
     preprocessing = preprocessing_for(source, arrays, name, variant, built)
     weights.load(built, arrays, origin=source)
-    return Model(built, _names(num_classes), preprocessing, {})
+    return Model(built, _names(num_classes), preprocessing, {"net": name, "variant": variant})
 
 
 def from_scratch(net: str, variant: str | None, num_classes: int | None) -> Model:
     """The network `net` as it starts, from random numbers; pictures go in as weights of unknown origin want them."""
     name, variant = _choose(None, None, net, variant)
     built = nets.build(name, num_classes=num_classes or 1000, variant=variant)
-    return Model(built, _names(num_classes or 1000), preprocessing_for(None, None, name, variant, built), {})
+    preprocessing = preprocessing_for(None, None, name, variant, built)
+    return Model(built, _names(num_classes or 1000), preprocessing, {"net": name, "variant": variant})
 
 
 def _names(num_classes: int) -> tuple[str, ...]:
@@ -145,16 +176,22 @@ def initialise(net: Any, s: Settings) -> tuple[Preprocessing, weights.LoadReport
         if s.reinit:
             raise UserError("--reinit starts layers afresh instead of loading them; without --weights all of them are")
         return s.preprocessing or preprocessing_for(None, None, s.net, s.variant, net, s.size), None
+    of_run: Mapping[str, Any] | None
     if checkpoint := checkpoints.find(s.weights):
         arrays: Mapping[str, np.ndarray] = checkpoint.judged
-        wanted, origin = Preprocessing(**checkpoint.state["preprocessing"]), checkpoint.path
+        origin, of_run = checkpoint.path, checkpoint.state
+    else:
+        read = weights.read(s.weights)
+        arrays, origin, of_run = read, s.weights, read.use
+    if of_run:
+        with _sound(origin):
+            wanted = Preprocessing(**of_run["preprocessing"])
         if s.preprocessing is None and wanted.crop != (side := net.input_shape[0]):
             raise UserError(
                 f"{origin}: was trained on pictures of {wanted.crop} pixels, not {side}; --size {wanted.crop}"
             )
     else:
-        arrays, origin = weights.read(s.weights), s.weights
-        wanted = s.preprocessing or preprocessing_for(s.weights, arrays, s.net, s.variant, net, s.size)
+        wanted = s.preprocessing or preprocessing_for(s.weights, read, s.net, s.variant, net, s.size)
     if s.head is None or any(name.startswith("base/") for name in arrays):
         report = weights.load(net, arrays, skip=s.reinit, origin=origin)
     else:

@@ -168,6 +168,26 @@ def replacing(path: str) -> Iterator[Any]:
                 tf.io.gfile.remove(unfinished)
 
 
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """A folder to write into that appears as `path` whole, when the block ends, or not at all.
+
+    Raises UserError if it cannot be written, as `replacing` does.
+    """
+    parent, name = os.path.split(path)
+    unfinished = os.path.join(parent, f".{name}.{os.getpid()}.tmp")
+    try:
+        tf.io.gfile.makedirs(unfinished)
+        yield unfinished
+        tf.io.gfile.rename(unfinished, path)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); nothing there was changed") from None
+    finally:
+        with contextlib.suppress(OSError, tf.errors.OpError):
+            if tf.io.gfile.exists(unfinished):
+                tf.io.gfile.rmtree(unfinished)
+
+
 class _Writer(io.RawIOBase):
     """Writes on and on: an archive then does not seek, which remote files cannot."""
 

@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -28,11 +27,10 @@ def save(path: str, weights: tf.Module | Arrays) -> None:
     What a file was recognised as is written with its arrays, but in `.npy`, which has no place for it. The file
     is there whole or not at all. Raises UserError.
     """
-    kind = weights.kind if isinstance(weights, Weights) else None
     writers: dict[str, Callable[[str, Arrays], None]] = {
-        ".npz": partial(write_npz, kind=kind),
+        ".npz": write_npz,
         ".npy": write_npy,
-        ".safetensors": partial(write_safetensors, kind=kind),
+        ".safetensors": write_safetensors,
     }
     ending = os.path.splitext(path)[1]
     if ending not in writers:

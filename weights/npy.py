@@ -22,7 +22,7 @@ from numpy.lib import format as npy_format
 from barenets import UserError
 from barenets.weights import files
 from barenets.weights.pickles import Array, loads
-from barenets.weights.rename import Arrays, Kind, Weights, canonical
+from barenets.weights.rename import USE, Arrays, Kind, Weights, canonical, use_from_json
 
 _NAMES = {
     "0": "weights",
@@ -130,6 +130,7 @@ def read_npz(path: str) -> Weights:
     """
     arrays: dict[str, np.ndarray] = {}
     entries, comment = _archive(path)
+    use = entries.pop(USE, None)
     for key, array in entries.items():
         if key == STATE or key.startswith(OPTIMIZER):
             continue
@@ -140,6 +141,11 @@ def read_npz(path: str) -> Weights:
         arrays[name] = array
     if not arrays:
         raise UserError(f"{path}: refused, it holds no arrays")
+    if use is not None:
+        try:
+            return Weights(arrays, use=use_from_json(use.tobytes()))
+        except UserError as error:
+            raise UserError(f"{path}: refused, {error}") from None
     kind = Kind.from_json(comment)
     return Weights(arrays, kind) if kind else canonical(arrays)
 
@@ -199,11 +205,15 @@ def _canonical(key: str) -> str:
     return f"{layer}/{_NAMES.get(last, last)}"
 
 
-def write_npz(path: str, arrays: Arrays, kind: Kind | None = None) -> None:
-    """Writes `arrays` under their canonical names, whole or not at all, and `kind` as the archive's comment.
+def write_npz(path: str, arrays: Arrays) -> None:
+    """Writes `arrays` under their canonical names, whole or not at all; of Weights, the kind is the archive's comment.
 
+    Their `use` is an entry of its own, use.json.
     In C order and little-endian, as `.safetensors` is: equal arrays make equal files, however they came to be.
     """
+    kind, use = (arrays.kind, arrays.use) if isinstance(arrays, Weights) else (None, None)
+    if use:
+        arrays = {**arrays, USE: np.frombuffer(json.dumps(use).encode(), np.uint8)}
     # np.savez has options of its own, which arrays must not be named after.
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from barenets import UserError
-from barenets.weights import copies
+from barenets.weights import copies, files
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -50,12 +50,19 @@ class Kind:
 class Weights(Arrays):
     """Canonical name (`conv1/weights`) -> array, and what the file was recognised as.
 
-    The rows of a dense layer that reads a map are put in order when the array is asked for.
+    The rows of a dense layer that reads a map are put in order when the array is asked for. `use` is what
+    `barenets export` says beside them of their use (`train.model.use`), None in all other files.
     """
 
-    def __init__(self, arrays: Mapping[str, "np.ndarray | Rows"], kind: Kind | None = None) -> None:
+    def __init__(
+        self,
+        arrays: Mapping[str, "np.ndarray | Rows"],
+        kind: Kind | None = None,
+        use: Mapping[str, Any] | None = None,
+    ) -> None:
         self._arrays: dict[str, np.ndarray | Rows] = dict(arrays._arrays if isinstance(arrays, Weights) else arrays)
-        self.kind = kind
+        self.kind = Kind(use["net"], use["variant"]) if use else kind
+        self.use = use
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._arrays[name]
@@ -104,6 +111,18 @@ class Rows:
     def in_order(self) -> np.ndarray:
         """The weights in the dense layer's order, copied if need be."""
         return copies.contiguous(self.view).reshape(self.shape)
+
+
+USE = "use.json"
+"""The `use` of weights in a file of ours."""
+
+
+def use_from_json(text: bytes) -> dict[str, Any]:
+    """What `Weights.use` was in a file. Raises UserError, without the path, for what names no network."""
+    use = files.parsed(text, f"its {USE}")
+    if not isinstance(use, dict) or not all(isinstance(use.get(key), str) for key in ("net", "variant")):
+        raise UserError(f"its {USE} names no network and variant")
+    return use
 
 
 CLASSIFIERS = ("fc8", "loss3/classifier", "Logits/Conv2d_1c_1x1", "fc1000", "predictions")

@@ -14,7 +14,7 @@ import numpy as np
 
 from barenets import UserError
 from barenets.weights import files, torch
-from barenets.weights.rename import Arrays, Kind, Weights, canonical
+from barenets.weights.rename import USE, Arrays, Kind, Weights, canonical, use_from_json
 
 _DTYPES = {
     "F64": "<f8",
@@ -47,6 +47,8 @@ def read_safetensors(path: str) -> Weights:
         arrays, metadata = _read(view)
         if metadata.pop("format", None) != "barenets":
             return torch.from_state_dict(arrays)
+        if USE in metadata:
+            return Weights(arrays, use=use_from_json(str(metadata[USE]).encode()))
         kind = Kind.from_json(metadata)
         return Weights(arrays, kind) if kind else canonical(arrays)
     except UserError as error:
@@ -96,12 +98,16 @@ def _array(name: str, data: memoryview, dtype: str, shape: list[int]) -> np.ndar
     return files.numbers(data, _DTYPES[dtype], shape, f"{name!r:.80}")
 
 
-def write_safetensors(path: str, arrays: Arrays, kind: Kind | None = None) -> None:
-    """Writes `arrays` under their own names and in their own layout, and `kind` as metadata.
+def write_safetensors(path: str, arrays: Arrays) -> None:
+    """Writes `arrays` under their own names and in their own layout; of Weights, kind and `use` are the metadata.
 
     The file is there whole or not at all.
     """
-    table: dict[str, Any] = {"__metadata__": {"format": "barenets"} | (kind.to_json() if kind else {})}
+    metadata = {"format": "barenets"}
+    if isinstance(arrays, Weights):
+        metadata |= arrays.kind.to_json() if arrays.kind else {}
+        metadata |= {USE: json.dumps(arrays.use)} if arrays.use else {}
+    table: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for name, array in arrays.items():
         dtype = _NAMES.get(array.dtype.newbyteorder("<"))

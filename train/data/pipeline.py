@@ -299,6 +299,25 @@ def decode(content: tf.Tensor) -> tf.Tensor:
             ),
         )
     )
+    return tf.io.decode_image(_bounded(content, height, width), channels=3, expand_animations=False)
+
+
+def decode_alone(content: tf.Tensor) -> tf.Tensor:
+    """As `decode`, but without Python, so that the graph runs elsewhere too, and of JPEG and PNG only."""
+    jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    png = tf.strings.substr(content, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    head = tf.strings.substr(content, 0, 24) + 24 * b"\0"  # which claims nothing where the file is shorter
+    sides = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
+    is_either = tf.raw_ops.Assert(condition=jpeg | png, data=["is neither a JPEG nor a PNG"])
+    with tf.control_dependencies([is_either]):
+        width, height = tf.unstack(
+            tf.cast(tf.cond(jpeg, lambda: tf.io.extract_jpeg_shape(content)[1::-1], lambda: sides), tf.int64), 2
+        )
+    return tf.io.decode_image(_bounded(content, height, width), channels=3, expand_animations=False)
+
+
+def _bounded(content: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """`content`, once it is known that a picture of these sides, int64, may be decoded."""
     claims = [f"claims more than the {MOST_PIXELS:,} pixels that are decoded:", height, "×", width]
     # The op itself: tf.debugging.Assert says it in several lines where it runs eagerly.
     few = tf.raw_ops.Assert(condition=height * width <= MOST_PIXELS, data=claims)
@@ -306,8 +325,7 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     square = tf.minimum(height, width) * MOST_ASPECT >= tf.maximum(height, width)
     stout = tf.raw_ops.Assert(condition=square, data=claims)
     with tf.control_dependencies([check for check in (few, stout) if check is not None]):
-        content = tf.identity(content)
-    return tf.io.decode_image(content, channels=3, expand_animations=False)
+        return tf.identity(content)
 
 
 _SIDES = (  # where a file of this beginning has its width and its height
