@@ -132,7 +132,7 @@ def test_prune(tmp_path, keep, best, left):
     folder.mkdir()
     for name in [f"step-{step:08d}.npz" for step in range(1, 6)] + ["notes.txt"]:
         (folder / name).write_text("")
-    checkpoints.prune(str(folder), keep, best)
+    checkpoints.prune(str(folder), 5, keep, best)
     assert list(checkpoints.steps(str(folder))) == left
     assert (folder / "notes.txt").exists()
 
