@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench figures site clean
+.PHONY: demo test check bench faults figures site clean
 
 demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weights; ARGS='--train ... --weights ...'
 	$(BIN)/barenets demo $(if $(REAL),--real) $(ARGS)
@@ -21,6 +21,9 @@ check: .venv/dev  ## lint, types, what bandit and pip-audit find, the slow tests
 
 bench: .venv/dev  ## every speed figure that is claimed, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
+
+faults: .venv/dev  ## 200 kills, full disks, damaged checkpoints, ...: what is lost, into docs/faults.md
+	$(BIN)/python -m tests.faults
 
 figures: .venv/dev  ## every figure in docs/, drawn anew: by the page that shows it, the demo and data preview
 	$(BIN)/python docs/run.py

@@ -67,12 +67,15 @@ def steps(folder: str) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def prune(folder: str, keep: int, best: int | None) -> None:
-    """Deletes all but the last `keep` checkpoints and the one of step `best`."""
-    found = steps(folder)
-    for step in list(found)[:-keep]:
-        if step != best:
-            tf.io.gfile.remove(found[step])
+def prune(folder: str, step: int, keep: int, best: int | None) -> None:
+    """Deletes the checkpoints before `step` but for the last `keep`, itself among them, and the one of step `best`.
+
+    Later ones are damaged, or the run would have gone on from them: they do not count.
+    """
+    found = {number: path for number, path in steps(folder).items() if number <= step}
+    for number in list(found)[:-keep]:
+        if number != best:
+            tf.io.gfile.remove(found[number])
 
 
 def read(path: str) -> Checkpoint:
@@ -115,11 +118,16 @@ def find(source: str) -> Checkpoint | None:
 def best(source: str) -> Checkpoint:
     """The checkpoint file `source`, or of the run in the folder `source` the one that validated best.
 
-    A run without validation gives its newest.
+    A run without validation gives its newest, and so does, with a warning, one whose best is damaged.
     """
     if tf.io.gfile.exists(source) and not tf.io.gfile.isdir(source):
         return read(source)
     newest = latest(source)
     step = (newest.state.get("best") or {}).get("step", newest.state["step"])
     path = steps(os.path.join(source, FOLDER)).get(step)
-    return read(path) if path and path != newest.path else newest
+    if path and path != newest.path:
+        try:
+            return read(path)
+        except UserError as error:
+            warnings.warn(f"{error}; taking the newest checkpoint in place of the best", stacklevel=2)
+    return newest

@@ -662,19 +662,22 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _finetune(arguments: argparse.Namespace) -> int:
     from barenets.train import finetune, model
+    from barenets.train.lock import locked
     from barenets.train.progress import Progress
 
     given, progress = _settings(arguments), Progress(quiet=arguments.json)
+    logdir = given.get("logdir", finetune.Settings.logdir)
     if arguments.resume:
         if others := [f"--{key.replace('_', '-')}" for key in given if key != "logdir"]:
             raise UserError(f"--resume goes on with the run as it was started; leave out {', '.join(others)}")
-        run = finetune.resume(given.get("logdir", finetune.Settings.logdir), progress)
     else:
         if "train" not in given:
             raise UserError("name the pictures to train on: --train LIST_OR_FOLDER")
         given["net"], given["variant"] = model.choose_network(*map(given.get, ("weights", "net", "variant")))
-        run = finetune.start(finetune.Settings(**given), progress)
-    return _train(run, progress, arguments.json)
+    with locked(logdir):
+        resume = arguments.resume
+        run = finetune.resume(logdir, progress) if resume else finetune.start(finetune.Settings(**given), progress)
+        return _train(run, progress, arguments.json)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:

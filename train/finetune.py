@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ from barenets.train import checkpoints, data, model
 from barenets.train.blend import Blend, BlendEvaluator
 from barenets.train.data import augment, features
 from barenets.train.evaluate import Evaluation, Evaluator
+from barenets.train.lock import locked
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
 from barenets.train.optimizers import OPTIMIZERS, Averaged, Schedule, schedule
 from barenets.train.progress import Progress
@@ -279,7 +280,24 @@ class Run:
             "settings": self.settings.to_json(),
         }
         self.path = checkpoints.save(folder, self.step, self.net, self.optimizer, state)
-        checkpoints.prune(folder, self.settings.keep, int(self.best["step"]) if self.best else None)
+        checkpoints.prune(folder, self.step, self.settings.keep, int(self.best["step"]) if self.best else None)
+
+    def rest(self) -> Iterator[data.Batch]:
+        """The batches of this epoch that are still to come."""
+        with self.kept():
+            yield from self.batches.epoch(self.epoch, self.position)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A picture that cannot be read when the block wants it costs no step."""
+        try:
+            yield
+        except UserError as error:
+            if self.step == 0:
+                raise
+            self.save()
+            go_on = f"put back what is missing and go on with --resume --logdir {self.settings.logdir}"
+            raise UserError(f"{error}; step {self.step} is saved: {go_on}") from None
 
     def note(self, validation: Evaluation) -> None:
         """Keeps what is best: the highest accuracy, and among equal ones the lowest loss."""
@@ -398,8 +416,14 @@ def train(run: Run, progress: Progress) -> Result:
     """Trains `run` to the end of its last epoch, or until it is interrupted, and returns what came of it.
 
     An interrupt (Ctrl-C, SIGTERM) lets the step end and writes a checkpoint. Raises DivergedError, naming
-    the layer, at the first loss or gradient that is not finite, with nothing of that step applied.
+    the layer, at the first loss or gradient that is not finite, with nothing of that step applied; UserError if
+    another process trains in the log folder.
     """
+    with locked(run.settings.logdir):
+        return _train(run, progress)
+
+
+def _train(run: Run, progress: Progress) -> Result:
     s = run.settings
     started = time.monotonic()
     report, written = run.new_report(), time.monotonic()
@@ -410,6 +434,7 @@ def train(run: Run, progress: Progress) -> Result:
             _write_graph(writer, run)
             if run.validation:
                 before = _validate(run, writer, progress)
+                assert before
                 progress.say(f"validation before training: {before.top1:.2%} of {before.count}")
         with _interruptible() as interrupted:
             while not interrupted:
@@ -422,7 +447,7 @@ def train(run: Run, progress: Progress) -> Result:
                 now, begun = run.now, run.begun
                 epoch = run.epoch - begun["epoch"]
                 bar = progress.epoch(epoch, now.epochs, run.plan.pictures_per_epoch, run.position)
-                for batch in run.batches.epoch(run.epoch, run.position):
+                for batch in run.rest():
                     rate = run.plan.schedule(run.step - begun["step"])
                     inside = s.report_every > 0 and run.step % s.report_every == 0
                     watch = inside or (s.summary_every > 0 and run.step % s.summary_every == 0)
@@ -448,9 +473,13 @@ def train(run: Run, progress: Progress) -> Result:
                     break
                 if bar.pictures == 0 and run.position == 0:
                     raise UserError(f"{s.train}: none of its pictures can be read; see `barenets data check {s.train}`")
-                run.epoch, run.position = run.epoch + 1, 0
                 if run.validation:
-                    after = _validate(run, writer, progress)
+                    after = _validate(run, writer, progress, interrupted)
+                    if after is None:
+                        run.save()
+                        break
+                run.epoch, run.position = run.epoch + 1, 0
+                if after:
                     run.note(after)
                 bar.close(after.top1 if after else None)
                 if run.over:
@@ -486,11 +515,27 @@ def train(run: Run, progress: Progress) -> Result:
     )
 
 
-def _validate(run: Run, writer: SummaryWriter, progress: Progress) -> Evaluation:
+class _InterruptedError(Exception):
+    pass
+
+
+def _validate(
+    run: Run, writer: SummaryWriter, progress: Progress, interrupted: Sequence[int] = ()
+) -> Evaluation | None:
+    """How the network does on the validation pictures; None if it was interrupted before it knew."""
     assert run.validation
+
+    def advance(pictures: int) -> None:
+        shown(pictures)
+        if interrupted:
+            raise _InterruptedError
+
     averages = run.optimizer.in_place() if isinstance(run.optimizer, Averaged) else nullcontext()
-    with averages, progress.pictures("validation", len(run.validation.records)) as advance:
-        result = run.evaluator.evaluate(run.validation, advance)
+    with run.kept(), averages, progress.pictures("validation", len(run.validation.records)) as shown:
+        try:
+            result = run.evaluator.evaluate(run.validation, advance)
+        except _InterruptedError:
+            return None
     if isinstance(result, tuple):
         result, run.blend = result
     scalars = {"validation/top1": result.top1, "validation/top5": result.top5, "validation/loss": result.loss}

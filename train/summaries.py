@@ -6,9 +6,11 @@ The formats are those that TensorBoard's scalar, histogram, distribution, image 
 
 import os
 import queue
+import re
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -24,23 +26,25 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from barenets import UserError
 from barenets.look.histograms import Histogram
 
+_PREFIX = "events.out.tfevents."
+_NAME = re.compile(re.escape(_PREFIX) + r"(\d+\.\d+)")
+_LOOK_EVERY = 5.0
+"""Seconds between looks whether the file is still there."""
+
 
 class SummaryWriter:
     """Writes an event file in the folder `logdir`; encoding and the disk are left to a thread.
 
-    TensorBoard forgets what an interrupted run in the folder wrote from `step` on.
+    TensorBoard forgets what an interrupted run in the folder wrote from `step` on. If the file is deleted, a new one
+    is begun, with a warning.
     If the disk fails, the next call raises UserError.
     """
 
     def __init__(self, logdir: str, step: int = 0) -> None:
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._path = os.path.join(logdir, name)
+        self._logdir = logdir
         self._failure: Exception | None = None
         try:
-            tf.io.gfile.makedirs(logdir)
-            self._file = RecordWriter(tf.io.gfile.GFile(self._path, "wb"))
-            self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-            self._file.flush()
+            self._open()
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"{logdir}: cannot be written ({error}); choose another --logdir") from None
         self._queue: queue.Queue[Callable[[], Event] | None] = queue.Queue(maxsize=64)
@@ -48,6 +52,17 @@ class SummaryWriter:
         self._thread.start()
         # Also at step 0: TensorBoard takes a run's first START for its beginning, only the next for a restart.
         self._put(lambda: Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _open(self) -> None:
+        tf.io.gfile.makedirs(self._logdir)
+        # TensorBoard reads a run's files in the order of their names, and the clock may have been put back.
+        before = [float(m[1]) for name in tf.io.gfile.listdir(self._logdir) if (m := _NAME.match(name))]
+        stamp = max(time.time(), *(moment + 1e-3 for moment in before), 0)
+        name = f"{_PREFIX}{stamp:017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = os.path.join(self._logdir, name)
+        self._file = RecordWriter(tf.io.gfile.GFile(self._path, "wb"))
+        self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        self._file.flush()
 
     def write(self, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], step: int) -> None:
         """One point, and one histogram, for each tag."""
@@ -97,10 +112,16 @@ class SummaryWriter:
             raise UserError(f"{self._path}: cannot be written ({self._failure}); make room, then go on with --resume")
 
     def _work(self) -> None:
-        flushed = time.monotonic()
+        flushed = looked = time.monotonic()
         while (make := self._queue.get()) is not None:
             if self._failure is None:
                 try:
+                    if time.monotonic() > looked + _LOOK_EVERY:
+                        looked = time.monotonic()
+                        if not tf.io.gfile.exists(self._path):
+                            gone = self._path
+                            self._open()
+                            warnings.warn(f"{gone}: was deleted; {self._path} has what comes from now on", stacklevel=1)
                     event = make()
                     event.wall_time = time.time()
                     self._file.write(event.SerializeToString())

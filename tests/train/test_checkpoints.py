@@ -132,9 +132,26 @@ def test_prune(tmp_path, keep, best, left):
     folder.mkdir()
     for name in [f"step-{step:08d}.npz" for step in range(1, 6)] + ["notes.txt"]:
         (folder / name).write_text("")
-    checkpoints.prune(str(folder), keep, best)
+    checkpoints.prune(str(folder), 5, keep, best)
     assert list(checkpoints.steps(str(folder))) == left
     assert (folder / "notes.txt").exists()
+
+
+def test_prune_does_not_count_later_ones(tmp_path):
+    """They are damaged, or the run would have gone on from them: the one just written must not go in their place."""
+    for step in (2, 3, 4, 8, 9):
+        (tmp_path / f"step-{step:08d}.npz").write_text("")
+    checkpoints.prune(str(tmp_path), 4, 1, None)
+    assert list(checkpoints.steps(str(tmp_path))) == [4, 8, 9]
+
+
+def test_a_damaged_best_makes_way_for_the_newest(tmp_path):
+    for i in (1, 2, 3):
+        save(tmp_path, i, best={"step": 1, "top1": 0.5})
+    path = tmp_path / checkpoints.FOLDER / "step-00000001.npz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.warns(UserWarning, match=rf"^{path}: .*; taking the newest checkpoint in place of the best$"):
+        assert checkpoints.best(str(tmp_path)).state["step"] == 3
 
 
 @pytest.mark.parametrize(

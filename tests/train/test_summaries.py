@@ -316,3 +316,36 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=rf"^{tmp_path}/file/logs: cannot be written \(.*\); choose another --logdir$"):
         SummaryWriter(str(tmp_path / "file" / "logs"))
+
+
+@pytest.mark.parametrize("moments", [(2e9, 1.7e9, 5.0), (5.0, 2e9, 0.0)])
+def test_a_clock_that_jumps_does_not_mix_up_what_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: tuple[float, ...]
+) -> None:
+    """Each run goes on from the step before the last one that the run before it wrote."""
+    for number, moment in enumerate(moments):
+        monkeypatch.setattr(summaries.time, "time", lambda now=moment: now)
+        writer = SummaryWriter(str(tmp_path), 3 * number)
+        for step in range(3 * number, 3 * number + 4):
+            writer.write({"loss": 10.0 * number + step}, {}, step)
+        writer.close()
+    expected = {step: 10.0 * min(step // 3, 2) + step for step in range(10)}
+    assert Board(tmp_path).scalars("loss") == expected
+
+
+def test_a_deleted_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summaries, "_LOOK_EVERY", 0.0)
+    writer = SummaryWriter(str(tmp_path / "run"))
+    writer.write({"loss": 1.0}, {}, 1)
+    writer.flush()
+    (first,) = (tmp_path / "run").iterdir()
+    first.unlink()
+    (tmp_path / "run").rmdir()
+
+    def go_on() -> None:
+        writer.write({"loss": 2.0}, {}, 2)
+        writer.close()
+
+    with pytest.warns(UserWarning, match=rf"^{first}: was deleted; .* has what comes from now on$"):
+        go_on()
+    assert Board(tmp_path / "run").scalars("loss") == {2: 2.0}

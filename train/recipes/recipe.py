@@ -16,6 +16,7 @@ from barenets import UserError
 from barenets.ops import aligned
 from barenets.train import data, finetune
 from barenets.train.data import lists
+from barenets.train.lock import locked
 from barenets.train.progress import Progress
 from barenets.train.recipes import RECIPES
 from barenets.weights import files
@@ -88,15 +89,16 @@ def run(name: str, given: Mapping[str, Any], resume: bool, progress: Progress) -
     if "://" not in logdir:
         logdir = os.path.abspath(logdir)
     path = os.path.join(logdir, "recipe.json")
-    if resume:
-        if others := [_option(key) for key in given if key != "logdir"]:
-            raise UserError(f"--resume goes on with the recipe as it was started; leave out {', '.join(others)}")
-        settings = recipe.Settings(**{**_kept(path, name), "logdir": logdir})
-    else:
-        settings = _checked(name, recipe.Settings, {**given, "logdir": logdir})
-        _begin(path, name, settings)
+    if resume and (others := [_option(key) for key in given if key != "logdir"]):
+        raise UserError(f"--resume goes on with the recipe as it was started; leave out {', '.join(others)}")
     started = time.monotonic()
-    done: Report = recipe.run(settings, progress)
+    with locked(logdir):
+        if resume:
+            settings = recipe.Settings(**{**_kept(path, name), "logdir": logdir})
+        else:
+            settings = _checked(name, recipe.Settings, {**given, "logdir": logdir})
+            _begin(path, name, settings)
+        done: Report = recipe.run(settings, progress)
     done = dataclasses.replace(done, figures={**done.figures, "seconds": time.monotonic() - started})
     if done.interrupted:
         go_on = f"interrupted; go on with:  barenets run {name} --resume --logdir {logdir}"
