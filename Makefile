@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench faults figures site clean
+.PHONY: demo test check check-matrix bench faults figures site dist clean
 
 demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weights; ARGS='--train ... --weights ...'
 	$(BIN)/barenets demo $(if $(REAL),--real) $(ARGS)
@@ -18,6 +18,11 @@ check: .venv/dev  ## lint, types, what bandit and pip-audit find, the slow tests
 	$(BIN)/python .ci/audit.py
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m "not slow" -k torch  # those that `make test` skips where there is no torch
+
+# uv looks for the Pythons in the PATH, where pyenv's stand-ins start nothing, and downloads what it does not find.
+check-matrix: .venv/dev  ## the fast tests with the oldest and with the newest Python and libraries that setup.cfg allows
+	PATH="$$PATH:$$(echo $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin | tr ' ' :)" \
+	UV_PYTHON_INSTALL_DIR=.venv-matrix/pythons $(BIN)/tox --workdir .venv-matrix
 
 bench: .venv/dev  ## every speed figure that is claimed, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
@@ -37,8 +42,13 @@ figures: .venv/dev  ## every figure in docs/, drawn anew: by the page that shows
 site: .venv/dev  ## docs/ and the reference as a static site in build/site
 	$(BIN)/python -m sphinx -W -q -b html docs build/site
 
+dist: .venv/dev  ## the source distribution and the wheel as they are uploaded, in dist/
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv .venv-matrix build dist *.egg-info runs
 
 .venv/base: setup.cfg
 	$(PYTHON) -m venv .venv

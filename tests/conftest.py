@@ -1,9 +1,14 @@
 """What tests share: where the real pictures are."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+
+def pytest_report_header() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy", "protobuf"))
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_wrap_is_what_keras_documents_and_neither_scipys_wrap_nor_tensorflows():
     for pixels in range(-9, 10):
         found = affine(row, shift(pixels, 0), fill="wrap").numpy().ravel()
         np.testing.assert_array_equal(found, np.roll(row.ravel(), -pixels))
-    by_scipy = ndimage.affine_transform(row.ravel(), [1.0], 4.0, order=1, mode="wrap")
+    by_scipy = ndimage.affine_transform(row.ravel(), [[1.0]], 4.0, order=1, mode="wrap")
     np.testing.assert_array_equal(by_scipy, [20, 40, 10, 20])
     raw = tf.raw_ops.ImageProjectiveTransformV3(
         images=row[None],
