@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from barenets.look.histograms import once
-from barenets.ops import BatchNorm
+from barenets.ops import BatchNorm, wide
 
 PICTURES = 4
 """How many pictures of a batch are looked at inside, unless all are wanted."""
@@ -48,17 +48,17 @@ def statistics(watch: Watch, pictures: int | None = None) -> dict[str, dict[str,
     found = {}
     for name, x in watch.outputs.items():
         layer, entering = watch.entered.get(name, (None, None))
-        part = {"values": _moments(pictures)(x)}
+        part = {"values": _moments(pictures, x.dtype)(x)}
         if (gradient := watch.gradients.get(name)) is not None:
-            part["gradient"] = _moments(pictures)(gradient)
+            part["gradient"] = _moments(pictures, gradient.dtype)(gradient)
             part["count"] = tf.shape(gradient)[0]
         if layer is tf.nn.relu:
-            part["positive"], part["places"] = _positive(pictures)(x), math.prod(x.shape[1:-1])
+            part["positive"], part["places"] = _positive(pictures, x.dtype)(x), math.prod(x.shape[1:-1])
         elif layer is tf.sigmoid:
             part["saturated"] = tf.reduce_mean(tf.cast((x < 0.01) | (x > 0.99), tf.float32))
         module, _ = _module(layer)
         if isinstance(module, BatchNorm):
-            part["norm_gap"] = _norm_gap(module, entering[:pictures])
+            part["norm_gap"] = _norm_gap(module, wide(entering[:pictures]))
         found[name] = part
     return found
 
@@ -92,12 +92,12 @@ _ANY = tf.TensorSpec(None, tf.float32)
 
 
 @functools.cache
-def _moments(pictures: int | None) -> Any:
+def _moments(pictures: int | None, dtype: tf.DType) -> Any:
     """x -> float32 [4]: mean, standard deviation, share of zeros, root mean square of the pictures' norms."""
 
-    @once([_ANY])
+    @once([tf.TensorSpec(None, dtype)])
     def moments(x: tf.Tensor) -> tf.Tensor:
-        x = x[:pictures]
+        x = tf.cast(x[:pictures], tf.float32)
         size = tf.cast(tf.size(x), tf.float32)
         mean, square = tf.reduce_mean(x), 2 * tf.nn.l2_loss(x)
         zeros = 1 - tf.math.count_nonzero(x, dtype=tf.float32) / size
@@ -108,10 +108,10 @@ def _moments(pictures: int | None) -> Any:
 
 
 @functools.cache
-def _positive(pictures: int | None) -> Any:
+def _positive(pictures: int | None, dtype: tf.DType) -> Any:
     """x -> bool [channels]: which are positive anywhere."""
 
-    @once([_ANY])
+    @once([tf.TensorSpec(None, dtype)])
     def positive(x: tf.Tensor) -> tf.Tensor:
         x = x[:pictures]
         return tf.reduce_any(tf.reshape(x, [-1, tf.shape(x)[-1]]) > 0, 0)
@@ -155,7 +155,7 @@ def picture_squares(watch: Watch, names: Iterable[str], pictures: int | None = N
             continue
         if isinstance(module, BatchNorm) and options["train"] and not module.frozen and pictures is not None:
             continue  # the statistics of the batch do not follow from some of its pictures
-        found = module.gradient_squares(x[:pictures], gradient[:pictures], **options)
+        found = module.gradient_squares(wide(x[:pictures]), wide(gradient[:pictures]), **options)
         scale = tf.cast(tf.shape(x)[0], tf.float32) ** 2
         squares |= {f"{name}/{key}": scale * value for key, value in found.items() if f"{name}/{key}" in wanted}
     return squares

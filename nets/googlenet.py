@@ -15,6 +15,7 @@ from barenets.ops import (
     adaptive_avg_pool,
     avg_pool,
     gaussian,
+    global_avg_pool,
     layer_dropout,
     layers,
     local_response_normalization,
@@ -216,6 +217,6 @@ class GoogLeNet(tf.Module):
                 classify(x, str(head))
         if not self._has_head:
             return x
-        x = layer("pool5/7x7_s1", partial(tf.reduce_mean, axis=[1, 2]), x)
+        x = layer("pool5/7x7_s1", global_avg_pool, x)
         x = drop(x, "pool5/drop_7x7_s1", self._dropout_rate)
         return layer("loss3/classifier", getattr(self, "loss3/classifier"), x)

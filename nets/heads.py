@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from barenets.ops import Dense, Tap, Within, gaussian, he_normal, layer_dropout, layers
+from barenets.ops import Dense, Tap, Within, gaussian, global_avg_pool, he_normal, layer_dropout, layers, wide
 
 
 class Headed(tf.Module):
@@ -134,9 +134,9 @@ class Centers(tf.Module):
         self.means = tf.Variable(gaussian(0.5)((num_classes, features), seed, dtype))
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """Squared distances [N, num_classes] of features [N, features] to each center."""
+        """Squared distances [N, num_classes], at least float32, of features [N, features] to each center."""
         # Not |x|² − 2x·c + |c|², which loses the digits of what is close.
-        return tf.reduce_sum(tf.math.squared_difference(x[:, None], self.means), 2)
+        return tf.reduce_sum(tf.math.squared_difference(wide(x)[:, None], self.means), 2)
 
 
 class GLUHead(tf.Module):
@@ -217,7 +217,7 @@ def _averages(x: tf.Tensor, channels: int) -> tf.Tensor:
     """Global average pooling of [N, H, W, channels]."""
     if tuple(x.shape[3:]) != (channels,):
         raise ValueError(f"this head takes maps [N, H, W, {channels}], got a tensor of shape {tuple(x.shape)}")
-    return tf.reduce_mean(x, axis=[1, 2])
+    return global_avg_pool(x)
 
 
 def _of_channels(head: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,18 @@ from typing import Any
 import tensorflow as tf
 
 from barenets.nets.conv_norm import ConvNorm, conv_norm_relu
-from barenets.ops import Apply, Dense, SeparableConv2D, Tap, avg_pool, gaussian, layer_dropout, layers, max_pool
+from barenets.ops import (
+    Apply,
+    Dense,
+    SeparableConv2D,
+    Tap,
+    avg_pool,
+    gaussian,
+    global_avg_pool,
+    layer_dropout,
+    layers,
+    max_pool,
+)
 
 Step = str | tuple[str, str]
 """`Conv2d_0a_1x1 64`: slim's name, which tells the kernel, and the channels; a kernel that the name gets wrong
@@ -231,7 +242,7 @@ class _Inception(tf.Module):
                 self._auxiliary_head(layer, module, x)
         if not self._has_head:
             return x
-        x = layer("Logits/AvgPool_1a", partial(tf.reduce_mean, axis=[1, 2]), x)
+        x = layer("Logits/AvgPool_1a", global_avg_pool, x)
         x = layer("Logits/Dropout_1b", layer_dropout("Dropout_1b", self._dropout_rate, rng, train=train), x)
         return layer("Logits/Conv2d_1c_1x1", getattr(self, "Logits/Conv2d_1c_1x1"), x)
 
@@ -365,5 +376,5 @@ class InceptionV3(_Inception):
         x = layer("AuxLogits/AvgPool_1a_5x5", partial(avg_pool, size=5, stride=3), x)
         for name in ("AuxLogits/Conv2d_1b_1x1", "AuxLogits/Conv2d_2a_5x5"):
             x = conv_norm_relu(layer, getattr(self, name), x, name, train=True)
-        x = tf.reduce_mean(x, axis=[1, 2])
+        x = global_avg_pool(x)
         layer("AuxLogits/Conv2d_2b_1x1", getattr(self, "AuxLogits/Conv2d_2b_1x1"), x)

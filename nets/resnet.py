@@ -6,7 +6,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from barenets.ops import BatchNorm, Conv2D, Dense, Tap, gaussian, layer_dropout, layers, max_pool
+from barenets.ops import BatchNorm, Conv2D, Dense, Tap, gaussian, global_avg_pool, layer_dropout, layers, max_pool
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -174,7 +174,7 @@ class ResNet(tf.Module):
             x = layer(f"res{name}_relu", tf.nn.relu, x)
         if not self._has_head:
             return x
-        x = layer("pool5", partial(tf.reduce_mean, axis=[1, 2]), x)
+        x = layer("pool5", global_avg_pool, x)
         x = layer("dropout", layer_dropout("dropout", self._dropout_rate, rng, train=train), x)
         return layer("fc1000", self.fc1000, x)
 

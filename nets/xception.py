@@ -5,7 +5,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from barenets.ops import BatchNorm, Conv2D, Dense, SeparableConv2D, Tap, gaussian, layer_dropout, layers, max_pool
+from barenets.ops import (
+    BatchNorm,
+    Conv2D,
+    Dense,
+    SeparableConv2D,
+    Tap,
+    gaussian,
+    global_avg_pool,
+    layer_dropout,
+    layers,
+    max_pool,
+)
 
 ENTRY = {2: 128, 3: 256, 4: 728}
 """Block -> channels of its two separable convolutions, which halve the map."""
@@ -146,6 +157,6 @@ class Xception(tf.Module):
         x = relu(conv(x, "block14_sepconv2"), "block14_sepconv2")
         if not self._has_head:
             return x
-        x = layer("avg_pool", partial(tf.reduce_mean, axis=[1, 2]), x)
+        x = layer("avg_pool", global_avg_pool, x)
         x = layer("dropout", layer_dropout("dropout", self._dropout_rate, rng, train=train), x)
         return layer("predictions", self.predictions, x)

@@ -11,10 +11,12 @@ from barenets.ops.initializers import Initializer, gaussian, glorot_uniform, he_
 from barenets.ops.losses import center_loss, sigmoid_cross_entropy, softmax_cross_entropy
 from barenets.ops.module import Apply, Tap, Within, aligned, layers, named_variables, select
 from barenets.ops.norm import BatchNorm, local_response_normalization, local_response_normalization_tf
-from barenets.ops.pool import adaptive_avg_pool, avg_pool, max_pool
+from barenets.ops.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from barenets.ops.precision import PRECISIONS, like, wide
 from barenets.ops.table import Layer, LayerTable, layer_table
 
 __all__ = [
+    "PRECISIONS",
     "Apply",
     "BatchNorm",
     "Conv2D",
@@ -33,11 +35,13 @@ __all__ = [
     "dropout",
     "fold_in",
     "gaussian",
+    "global_avg_pool",
     "glorot_uniform",
     "he_normal",
     "layer_dropout",
     "layer_table",
     "layers",
+    "like",
     "local_response_normalization",
     "local_response_normalization_tf",
     "max_pool",
@@ -45,4 +49,5 @@ __all__ = [
     "select",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
+    "wide",
 ]

@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from barenets.ops.initializers import Initializer, he_normal
+from barenets.ops.precision import like
 
 Padding = str | int | tuple[int, int]
 
@@ -68,12 +69,13 @@ class Conv2D(tf.Module):
         self.biases = tf.Variable(tf.fill([out_channels], tf.cast(bias_value, dtype))) if bias else None
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        weights = like(self.weights, x)
         if self._groups == 1:
-            y = tf.nn.conv2d(x, self.weights, self._stride, self._padding)
+            y = tf.nn.conv2d(x, weights, self._stride, self._padding)
         else:
-            groups = zip(tf.split(x, self._groups, -1), tf.split(self.weights, self._groups, -1), strict=True)
+            groups = zip(tf.split(x, self._groups, -1), tf.split(weights, self._groups, -1), strict=True)
             y = tf.concat([tf.nn.conv2d(part, kernel, self._stride, self._padding) for part, kernel in groups], -1)
-        return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+        return y if self.biases is None else tf.nn.bias_add(y, like(self.biases, x))
 
     def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
         """The square of the norm of each picture's own gradient of `weights` and `biases`, float32 [N] each.
@@ -147,9 +149,9 @@ class SeparableConv2D(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         strides = [1, self._stride, self._stride, 1]
-        y = tf.nn.depthwise_conv2d(x, self.depthwise_weights, strides, self._padding)
-        y = tf.nn.conv2d(y, self.pointwise_weights, 1, "VALID")
-        return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+        y = tf.nn.depthwise_conv2d(x, like(self.depthwise_weights, x), strides, self._padding)
+        y = tf.nn.conv2d(y, like(self.pointwise_weights, x), 1, "VALID")
+        return y if self.biases is None else tf.nn.bias_add(y, like(self.biases, x))
 
     def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
         """The square of the norm of each picture's own gradient of each variable, float32 [N].

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from barenets.ops.initializers import Initializer, glorot_uniform
+from barenets.ops.precision import like
 
 
 class Dense(tf.Module):
@@ -24,8 +25,8 @@ class Dense(tf.Module):
         self.biases = tf.Variable(tf.fill([out_units], tf.cast(bias_value, dtype))) if bias else None
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.matmul(x, self.weights)
-        return y if self.biases is None else tf.nn.bias_add(y, self.biases)
+        y = tf.matmul(x, like(self.weights, x))
+        return y if self.biases is None else tf.nn.bias_add(y, like(self.biases, x))
 
     def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor) -> dict[str, tf.Tensor]:
         """The square of the norm of each picture's own gradient of `weights` and `biases`, float32 [N] each.

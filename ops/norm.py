@@ -9,6 +9,8 @@ Three definitions go by the name of local response normalization (n channels wid
 
 import tensorflow as tf
 
+from barenets.ops.precision import wide
+
 
 class BatchNorm(tf.Module):
     """y = gamma · (x − mean) / √(variance + epsilon) + beta, channel by channel (Ioffe and Szegedy 2015).
@@ -16,7 +18,7 @@ class BatchNorm(tf.Module):
     Mean and variance are the batch's own in training, over N, H and W, and the moving averages otherwise.
     A call in training moves these: moving ← decay · moving + (1 − decay) · batch, where the batch's
     variance is the unbiased one, Σ (x − mean)² / (n − 1), as in Caffe, torch and TensorFlow's kernels
-    (Keras 3 has Σ / n there). torch's `momentum` is 1 − decay.
+    (Keras 3 has Σ / n there). torch's `momentum` is 1 − decay. Statistics are float32, whatever `x` is.
 
     All variables are [channels]; without `scale` there is no gamma. `x` is [N, H, W, channels].
     """
@@ -96,8 +98,9 @@ def local_response_normalization_tf(
     fast: bool = True,
 ) -> tf.Tensor:
     """LRN across channels with the parameters and defaults of `tf.nn.local_response_normalization`."""
+    given, x = x.dtype, wide(x)  # float16 has no squares of more than 255
     if not fast:
-        return tf.nn.local_response_normalization(x, depth_radius, bias, alpha, beta)
+        return tf.cast(tf.nn.local_response_normalization(x, depth_radius, bias, alpha, beta), given)
 
     # Written out because XLA fuses these two expressions; the tape's own chain of a dozen gradients
     # costs twice as much (benchmarks/lrn.py).
@@ -108,7 +111,7 @@ def local_response_normalization_tf(
 
         return _forward(x, depth_radius, bias, alpha, beta), gradient
 
-    return normalize(x)
+    return tf.cast(normalize(x), given)
 
 
 @tf.function(jit_compile=True)

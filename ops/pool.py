@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from barenets.ops.conv import explicit_padding
+from barenets.ops.precision import wide
 
 
 def max_pool(x: tf.Tensor, size: int, stride: int, *, padding: str | int = 0, ceil: bool = False) -> tf.Tensor:
@@ -40,6 +41,11 @@ def avg_pool(
     total = tf.nn.avg_pool2d(tf.pad(x, pads), size, stride, "VALID")
     share = tf.nn.avg_pool2d(tf.pad(ones, beyond), size, stride, "VALID")
     return total / share
+
+
+def global_avg_pool(x: tf.Tensor) -> tf.Tensor:
+    """Mean over height and width: [N, channels] of `x` [N, H, W, channels]."""
+    return tf.cast(tf.reduce_mean(wide(x), [1, 2]), x.dtype)  # the sum may be more than float16 has
 
 
 def adaptive_avg_pool(x: tf.Tensor, side: int) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from barenets.ops import Tap
+from barenets.ops import Tap, wide
 from barenets.train.data import Batches
 from barenets.train.evaluate import LEAST, Evaluation
 
@@ -72,10 +72,11 @@ class Blended:
 class Classifiers:
     """The last classifier of a network, "", and those that a tap sees as `names`; traced once."""
 
-    def __init__(self, net: Any, names: Sequence[str] = ()) -> None:
+    def __init__(self, net: Any, names: Sequence[str] = (), *, xla: bool = False) -> None:
         self._names = ("", *names)
         images = tf.TensorSpec([None, *net.input_shape], tf.float32)
-        judge = tf.function(lambda images: tf.nn.softmax(_logits(net, images, names)), autograph=False)
+        compiled = partial(tf.function, autograph=False, jit_compile=xla or None)
+        judge = compiled(lambda images: tf.nn.softmax(_logits(net, images, names)))
         # At once, and not at the first call: of many such functions TensorFlow would say that one is traced too often.
         self._judge = judge.get_concrete_function(images)
 
@@ -101,9 +102,9 @@ class Classifiers:
 class BlendEvaluator:
     """Judges a network by the best blend of its last classifier and of the one that a tap sees as `name`."""
 
-    def __init__(self, net: Any, name: str) -> None:
+    def __init__(self, net: Any, name: str, *, xla: bool = False) -> None:
         self._name = name
-        self._classifiers = Classifiers(net, [name])
+        self._classifiers = Classifiers(net, [name], xla=xla)
 
     def evaluate(
         self, batches: Batches, progress: Callable[[int], None] = lambda pictures: None
@@ -117,9 +118,9 @@ class BlendEvaluator:
 
 
 def _logits(net: Any, images: tf.Tensor, names: Sequence[str], tap: Tap | None = None) -> list[tf.Tensor]:
-    """The logits of the last classifier and of those that a tap sees as `names`."""
+    """The logits of the last classifier and of those that a tap sees as `names`, all at least float32."""
     if not names:  # a wrapper of a network takes no tap
-        return [net(images)]
+        return [wide(net(images))]
     seen: dict[str, tf.Tensor] = {}
 
     def look(name: str, x: tf.Tensor) -> tf.Tensor:
@@ -129,4 +130,4 @@ def _logits(net: Any, images: tf.Tensor, names: Sequence[str], tap: Tap | None =
     last = net(images, tap=look)
     if missing := [name for name in names if name not in seen]:
         raise ValueError(f"the network has no classifier {', '.join(missing)} outside training")
-    return [last, *(seen[name] for name in names)]
+    return [wide(logits) for logits in (last, *(seen[name] for name in names))]

@@ -438,6 +438,13 @@ def _picture_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size then counts crops",
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="what layers compute in (default float32)",
+    )
+    parser.add_argument("--xla", action="store_true", help="compile the network")
+    parser.add_argument(
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
@@ -468,6 +475,13 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     )
     option(run, "--exact-histograms", "count large tensors whole, not a sample", action="store_true")
     option(run, "--eager", "run each step line by line, for a debugger to step through; slow", action="store_true")
+    option(
+        run,
+        "--precision",
+        "what layers compute in: float32, bfloat16 or float16; variables stay float32 (default float32)",
+        metavar="TYPE",
+    )
+    option(run, "--xla", "compile the network, forwards and backwards", action="store_true")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
     data = parser.add_argument_group("the pictures")
@@ -778,11 +792,13 @@ def _to_judge(arguments: argparse.Namespace, model: Any, records: Any) -> tuple[
     """The network and the batches that _picture_options ask for."""
     from barenets.train import data
     from barenets.train.evaluate import TenCropped
+    from barenets.train.precision import InPrecision
 
     ten = arguments.ten_crop
     size = -(-arguments.batch_size // 10) if ten else arguments.batch_size  # the network sees about as many pieces
     batches = data.Batches(records, model.preprocessing, size, ten_crop=ten, on_error=arguments.on_error)
-    return TenCropped(model.net) if ten else model.net, batches
+    net = InPrecision(model.net, arguments.precision)
+    return TenCropped(net) if ten else net, batches
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -797,7 +813,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     records = data.read(source, model.class_names)
     net, batches = _to_judge(arguments, model, records)
     with Progress(quiet=arguments.json).pictures("evaluate", len(records)) as advance:
-        result = evaluate(net, batches, advance)
+        result = evaluate(net, batches, advance, xla=arguments.xla)
     print(json.dumps(result.to_json()) if arguments.json else result)
     return _DONE
 
@@ -813,7 +829,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     records = _unlabelled(paths, model.class_names)
     net, batches = _to_judge(arguments, model, records)
     predictions = []
-    for prediction in predict(net, batches, model.class_names, arguments.top):
+    for prediction in predict(net, batches, model.class_names, arguments.top, xla=arguments.xla):
         likely = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if arguments.json:
             classes = [{"class": name, "probability": share} for name, share in likely]

@@ -111,9 +111,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Judges a network again and again, as it trains; traced once."""
+    """Judges a network again and again, as it trains; traced once, and with `xla` compiled."""
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Any, *, xla: bool = False) -> None:
         def judge(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
             logits = net(images)
             loss = tf.reduce_sum(softmax_cross_entropy(labels, logits))
@@ -121,7 +121,7 @@ class Evaluator:
             return loss, tf.argmax(logits, 1, tf.int32), tf.math.count_nonzero(within)
 
         signature = [tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([None], tf.int32)]
-        self._judge = tf.function(judge, input_signature=signature, autograph=False)
+        self._judge = tf.function(judge, input_signature=signature, autograph=False, jit_compile=xla or None)
 
     def evaluate(self, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
         """Runs every picture of `batches` through the network; `progress` is told how many each batch had."""
@@ -137,9 +137,11 @@ class Evaluator:
         return Evaluation(mean, confusion, top5, batches.records.class_names, dict(batches.skipped))
 
 
-def evaluate(net: Any, batches: Batches, progress: Callable[[int], None] = lambda pictures: None) -> Evaluation:
-    """What `Evaluator(net).evaluate` gives, for a network that is judged once."""
-    return Evaluator(net).evaluate(batches, progress)
+def evaluate(
+    net: Any, batches: Batches, progress: Callable[[int], None] = lambda pictures: None, *, xla: bool = False
+) -> Evaluation:
+    """What `Evaluator(net, xla=xla).evaluate` gives, for a network that is judged once."""
+    return Evaluator(net, xla=xla).evaluate(batches, progress)
 
 
 class TenCropped:
@@ -166,12 +168,15 @@ class Prediction:
     probabilities: tuple[float, ...]
 
 
-def predict(net: Any, batches: Batches, class_names: Sequence[str], top: int = 5) -> Iterator[Prediction]:
+def predict(
+    net: Any, batches: Batches, class_names: Sequence[str], top: int = 5, *, xla: bool = False
+) -> Iterator[Prediction]:
     """The `top` likeliest classes of each picture of `batches`, as they come; labels are not looked at."""
     probabilities = tf.function(
         lambda images: tf.nn.softmax(net(images)),
         input_signature=[tf.TensorSpec([None, *net.input_shape], tf.float32)],
         autograph=False,
+        jit_compile=xla or None,
     )
     for batch in batches.epoch(0):
         values, indices = tf.math.top_k(probabilities(batch.images), min(top, len(class_names)))

@@ -27,6 +27,7 @@ from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.lock import locked
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
 from barenets.train.optimizers import OPTIMIZERS, Averaged, Schedule, schedule
+from barenets.train.precision import InPrecision, LossScale
 from barenets.train.progress import Progress
 from barenets.train.select import freeze_norms, multipliers, rate_decay, trained_variables
 from barenets.train.settings import Settings
@@ -158,6 +159,8 @@ class Run:
         self._enter()
         if checkpoint:
             weights.load(self.optimizer, checkpoint.optimizer)
+            if scale := state.get("loss_scale"):
+                self.trainer.loss_scale = LossScale(**scale)
 
     def _plan(self, s: Settings) -> "_Plan":
         """What a stage with the settings `s` will do; raises UserError for what it cannot."""
@@ -197,7 +200,10 @@ class Run:
         net = self.net
         if s.bottleneck:
             net = Headed(Maps(self.batches.features.shape), self.net.head)
-        self.evaluator = BlendEvaluator(net, next(iter(net.auxiliary))) if s.blend else Evaluator(net)
+        judged = InPrecision(net, s.precision)
+        self.evaluator = (
+            BlendEvaluator(judged, next(iter(net.auxiliary)), xla=s.xla) if s.blend else Evaluator(judged, xla=s.xla)
+        )
         options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
         self.optimizer = OPTIMIZERS[s.optimizer](
             plan.trained, weight_decay=s.weight_decay, multipliers=plan.multipliers, **options
@@ -215,6 +221,8 @@ class Run:
             accumulate=s.accumulate,
             exact=s.exact_histograms,
             eager=s.eager,
+            precision=s.precision,
+            xla=s.xla,
         )
 
     def _batches(self) -> tuple[Any, Any]:
@@ -275,6 +283,7 @@ class Run:
             "blend": asdict(self.blend) if self.blend and self.position == 0 else None,
             "pictures": self.records.fingerprint,
             "validation": self.held_out and self.held_out.fingerprint,
+            "loss_scale": self.trainer.loss_scale and self.trainer.loss_scale.to_json(),
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_json(),
             "settings": self.settings.to_json(),
@@ -389,11 +398,12 @@ def start_or_resume(settings: Settings, progress: Progress | None = None) -> Run
     if not _is_begun(settings.logdir):
         return start(settings, progress)
     checkpoint = checkpoints.latest(settings.logdir)
-    ours, theirs = json.loads(json.dumps(_absolute(settings).to_json())), checkpoint.state["settings"]
+    began = Settings.from_json(checkpoint.state["settings"])
+    ours, theirs = (json.loads(json.dumps(some.to_json())) for some in (_absolute(settings), began))
     for key in ours:  # whether the pictures are the same is not told by where they lie
-        if key not in ("train", "val", "weights", "features", "logdir") and ours[key] != theirs.get(key):
+        if key not in ("train", "val", "weights", "features", "logdir") and ours[key] != theirs[key]:
             raise UserError(
-                f"{settings.logdir}: holds a run that was begun with {key} {theirs.get(key)!r}, not {ours[key]!r}; "
+                f"{settings.logdir}: holds a run that was begun with {key} {theirs[key]!r}, not {ours[key]!r}; "
                 "choose another --logdir, or leave the settings as they were"
             )
     return Run(_absolute(settings), checkpoint, progress)
@@ -452,14 +462,18 @@ def _train(run: Run, progress: Progress) -> Result:
                     inside = s.report_every > 0 and run.step % s.report_every == 0
                     watch = inside or (s.summary_every > 0 and run.step % s.summary_every == 0)
                     result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch, inside=inside)
-                    if watch:
+                    accepted = run.trainer.accepts(result)
+                    if watch and (result.finite or not accepted):
                         note(writer, report, run.step, result, rate, len(batch.indices))
-                    if not result.finite:
+                    if not accepted:
                         where = first_nonfinite(run.trainer, batch.images, batch.labels, run.step)
                         raise DivergedError(
                             f"step {run.step}: not a finite number, first in {where}; nothing of this step was "
                             "applied. A lower --learning-rate or --clip-norm 1 may help"
+                            + (", and so may --precision bfloat16" if s.precision == "float16" else "")
                         )
+                    if not result.finite:
+                        progress.say(f"step {run.step}: gradients overflow float16; left out, the loss scale is halved")
                     count = len(batch.indices)
                     bar.advance(count, float(result.loss), int(result.correct))
                     if run.step == 0 and not now.bottleneck:

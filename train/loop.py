@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from barenets.look import activations, gradients
 from barenets.look.activations import Watch
-from barenets.ops import Tap, center_loss, fold_in, named_variables, softmax_cross_entropy
+from barenets.ops import Tap, center_loss, fold_in, named_variables, softmax_cross_entropy, wide
 from barenets.train.optimizers import Optimizer
+from barenets.train.precision import InPrecision, LossScale
 
 
 class StepResult(NamedTuple):
@@ -54,18 +55,28 @@ class Trainer:
         accumulate: int = 1,
         exact: bool = False,
         eager: bool = False,
+        precision: str = "float32",
+        xla: bool = False,
     ) -> None:
         """What is watched is a sample, of large tensors and of the pictures; with `exact` it is all, and the pictures'
         own gradient. With `eager` a step runs line by line, in Python, for a debugger to step through.
 
-        Raises ValueError for a negative weight of a class and for fewer than one piece.
+        `precision`, one of `ops.PRECISIONS`, is what layers compute in; variables, gradients and losses are float32. In
+        float16 `loss_scale` keeps small gradients, and `accepts` must be asked after each step. With `xla` the network,
+        forwards and backwards, is compiled for each size of a piece.
+
+        Raises ValueError for a negative weight of a class, for fewer than one piece, and for `eager` with `xla`.
         """
         if accumulate < 1:
             raise ValueError(f"a batch goes through the network in at least 1 piece, got {accumulate}")
         if class_weights is not None and not all(weight >= 0 for weight in class_weights):
             raise ValueError(f"class weights must be 0 or more, got {list(class_weights)}")
         self.net, self.trained, self.optimizer = net, dict(trained), optimizer
+        if eager and xla:
+            raise ValueError("a step runs line by line or compiled, not both")
         self.class_weights, self._accumulate = class_weights, accumulate
+        self._call = InPrecision(net, precision)
+        self.loss_scale = LossScale() if precision == "float16" else None
         self._seed, self._clip_norm, self._label_smoothing = seed, clip_norm, label_smoothing
         self._exact = exact
         self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
@@ -83,6 +94,9 @@ class Trainer:
             step_at = partial(self._step, level=level)
             # Without AutoGraph, which would take seconds and find nothing to convert.
             return step_at if eager else tf.function(step_at, input_signature=signature, autograph=False)
+
+        # Not the whole step: XLA counts histograms slowly, and a loop over pieces, the last one smaller, not at all.
+        self._of_piece = tf.function(self._piece_found, jit_compile=True, autograph=False) if xla else self._piece_found
 
         kinds = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.float32)
         self._steps, self._soft_steps = ([compiled(kind, level) for level in range(3)] for kind in kinds)
@@ -117,10 +131,11 @@ class Trainer:
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
         statistics = self.statistics()
-        inside = Watch() if level == 2 else None
-        correct, loss, applied = self._accumulated(images, labels, rng, inside)
+        correct, loss, applied, seen_inside = self._accumulated(images, labels, rng, level == 2)
         squares = {name: 2.0 * tf.nn.l2_loss(gradient) for name, gradient in applied.items()}
-        seen_inside = self._seen_inside(inside, applied, squares) if inside else {}
+        if level == 2:
+            frozen = {name: tf.nn.l2_loss(variable) for name, variable in self._frozen.items()}
+            seen_inside |= {"squares": squares, "directions": gradients.directions(applied), "frozen": frozen}
         norm = tf.sqrt(tf.add_n(list(squares.values())))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)  # a NaN anywhere makes the norm NaN
         if self._clip_norm is not None:
@@ -147,21 +162,15 @@ class Trainer:
                 seen = gradients.observe_update(self.trained, before)
         return StepResult(loss, correct, finite, norm, seen, seen_inside)
 
-    def _seen_inside(
-        self, watch: Watch, found: Mapping[str, tf.Tensor], squares: Mapping[str, tf.Tensor]
-    ) -> dict[str, Any]:
-        pictures = None if self._exact else activations.PICTURES
-        of_pictures = activations.picture_squares(watch, found, pictures)
-        assert watch.losses is not None
-        return {
-            "pictures": tf.shape(watch.losses[:pictures])[0],
-            "activations": activations.statistics(watch, pictures),
-            "squares": dict(squares),
-            "picture_squares": of_pictures,
-            "directions": gradients.directions(found),
-            "losses": watch.losses,
-            "frozen": {name: tf.nn.l2_loss(variable) for name, variable in self._frozen.items()},
-        }
+    def accepts(self, result: StepResult) -> bool:
+        """Whether training can go on after the step that gave `result`; to be asked once after each.
+
+        It can if the step was applied, or was left out because its gradients overflowed float16, which a loss scale
+        that is smaller from now on may prevent. It can not where the loss itself is not finite: no scale mends that.
+        """
+        if self.loss_scale is None or not tf.math.is_finite(result.loss):
+            return bool(result.finite)
+        return self.loss_scale.update(bool(result.finite))
 
     def statistics(self) -> list[tf.Tensor]:
         """What the network's variables that do not train, batch norm's moving averages, are now."""
@@ -173,39 +182,55 @@ class Trainer:
             variable.assign(value)
 
     def _accumulated(
-        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, watch: Watch | None
-    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """How many pictures were right, the loss, and its gradients, of a batch that goes through in pieces."""
-
-        def found(images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None) -> tuple[Any, ...]:
-            logits, loss, gradients = self._gradients(images, labels, rng, tap)
-            if missing := [name for name, gradient in gradients.items() if gradient is None]:
-                raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
-            classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
-            correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
-            return correct, loss, gradients
-
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, inside: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, Any]]:
+        """`_piece_found` of a batch that goes through in pieces; inside, of the first."""
         count = tf.shape(images)[0]
         size = self._piece_size(count)
 
-        def scaled(start: Any, found: tuple[Any, ...]) -> tuple[Any, ...]:
+        def scaled(start: Any, found: list[Any]) -> tuple[Any, ...]:
             correct, loss, gradients = found
             share = tf.cast(tf.minimum(size, count - start), tf.float32) / tf.cast(count, tf.float32)
             return correct, share * loss, {name: share * gradient for name, gradient in gradients.items()}
 
-        first = found(*self._piece(images, labels, rng, 0, size), watch)
+        # What is inside is looked at uncompiled: XLA would take minutes for the hundreds of small figures of a network.
+        of_first = self._piece_found if inside else self._of_piece
+        *first, seen = of_first(*self._piece(images, labels, rng, 0, size), inside)
         if self._accumulate == 1:
-            return first
+            return *first, seen
 
         def add(start: tf.Tensor, correct: tf.Tensor, loss: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[Any, ...]:
-            right, more, gradients = scaled(start, found(*self._piece(images, labels, rng, start, size)))
+            *found, _ = self._of_piece(*self._piece(images, labels, rng, start, size))
+            right, more, gradients = scaled(start, found)
             sums = {name: total + gradients[name] for name, total in sums.items()}
             return start + size, correct + right, loss + more, sums
 
         # One after the other, so that no two pieces are in memory.
         begun = (size, *scaled(0, first))
         _, correct, loss, sums = tf.while_loop(lambda start, *_: start < count, add, begun, parallel_iterations=1)
-        return correct, loss, sums
+        return correct, loss, sums, seen
+
+    def _piece_found(
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, inside: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, Any]]:
+        """How many pictures were right, the loss, its gradients, and what is seen inside, of one piece."""
+        watch = Watch() if inside else None
+        logits, loss, found = self._gradients(images, labels, rng, watch)
+        if missing := [name for name, gradient in found.items() if gradient is None]:
+            raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
+        classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
+        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
+        seen: dict[str, Any] = {}
+        if watch:
+            pictures = None if self._exact else activations.PICTURES
+            assert watch.losses is not None
+            seen = {
+                "pictures": tf.shape(watch.losses[:pictures])[0],
+                "activations": activations.statistics(watch, pictures),
+                "picture_squares": activations.picture_squares(watch, self.trained, pictures),
+                "losses": watch.losses,
+            }
+        return correct, loss, found, seen
 
     def _piece_size(self, count: Any) -> Any:
         return (count + self._accumulate - 1) // self._accumulate
@@ -230,7 +255,7 @@ class Trainer:
 
         def look(name: str, x: tf.Tensor) -> tf.Tensor:
             if name in self._auxiliary or name in self._centers:
-                others[name] = x
+                others[name] = tf.cast(x, tf.float32)
             return x if tap is None else tap(name, x)
 
         watch = tap if isinstance(tap, Watch) else None
@@ -249,16 +274,19 @@ class Trainer:
             if watch and self._exact:
                 tape.watch(images)
                 watch(activations.INPUT, images)
-            logits = self.net(images, train=True, rng=rng, tap=look)
+            logits = self._call(images, train=True, rng=rng, tap=look)
             loss = cross_entropy(logits)
             for name, share in self._auxiliary.items():
                 loss += share * cross_entropy(others[name])
             for name, share in self._centers.items():
                 loss += share * mean(center_loss(labels, others[name]))
-        if watch is None:
-            return logits, loss, tape.gradient(loss, self.trained)
-        found, watch.gradients = tape.gradient(loss, (self.trained, watch.outputs))
-        watch.losses = softmax_cross_entropy(labels, logits)
+        scale = self.loss_scale and tf.identity(self.loss_scale.variable)
+        wanted = self.trained, watch.outputs if watch else {}
+        found, back = tape.gradient(loss, wanted, output_gradients=scale)
+        if scale is not None:
+            found, back = ({n: g if g is None else wide(g) / scale for n, g in some.items()} for some in (found, back))
+        if watch:
+            watch.gradients, watch.losses = back, softmax_cross_entropy(labels, logits)
         return logits, loss, found
 
     def _weights(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

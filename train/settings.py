@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from barenets import UserError, nets
-from barenets.ops import Preprocessing
+from barenets.ops import PRECISIONS, Preprocessing
 from barenets.train import data
 from barenets.train.data import augment
 from barenets.train.optimizers import OPTIMIZERS
@@ -48,6 +48,10 @@ class Settings:
     """Count large tensors and whole batches, not a sample."""
     eager: bool = False
     """Run every step line by line, in Python, for a debugger; far slower."""
+    precision: str = "float32"
+    """What layers compute in: float32, bfloat16 or float16. Variables, their gradients and losses are float32."""
+    xla: bool = False
+    """Compile the network, forwards and backwards."""
     checkpoint_every: int = 0
     """Steps, besides the end of each epoch; 0 for none."""
     keep: int = 2
@@ -110,6 +114,10 @@ class Settings:
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
         self._require("size", self.size is None or self.size > 0, "positive")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"there is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+        if self.eager and self.xla:
+            raise UserError("--eager runs a step line by line, --xla compiles it; choose one")
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f"there is no optimizer {self.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         if isinstance(self.class_weights, str):
