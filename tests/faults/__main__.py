@@ -15,7 +15,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/faults.md"
 
 def write(name: str, rest: str) -> None:
     """A fault's row of the table."""
-    lines = [f"| {name} | {rest} |" if line.startswith(f"| {name} |") else line for line in PAGE.read_text().splitlines()]
+    head = f"| {name} |"
+    lines = [f"{head} {rest} |" if line.startswith(head) else line for line in PAGE.read_text().splitlines()]
     PAGE.write_text("\n".join(lines) + "\n")
 
 
