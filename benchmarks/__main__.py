@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.timing import Table
 
-NAMES = ("loading", "lrn", "grouped_conv", "histograms", "live_report", "step_time", "data", "bottleneck")
+NAMES = ("loading", "lrn", "grouped_conv", "histograms", "live_report", "step_time", "data", "bottleneck", "soak")
 HERE = Path(__file__).resolve().parent
 
 

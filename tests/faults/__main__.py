@@ -3,44 +3,42 @@
 import random
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.faults import FAULTS, Fault
+from tests.faults.faults import FAULTS
 from tests.faults.lab import Lab
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/faults.md"
 
 
-def tried(fault: Fault, lab: Lab, folder: Path) -> str:
-    """The fault's row of the table. What is lost is said on stderr."""
-    lost, seconds, begun = [], [], time.monotonic()
-    for i in range(fault.tries):
-        (folder / str(i)).mkdir(parents=True)
-        try:
-            seconds.append(fault.attempt(lab, folder / str(i), random.Random(i)) or 0.0)
-        except pytest.skip.Exception as reason:
-            return f"| {fault.name} | 0 | | {reason} |"
-        except Exception as error:
-            lost.append(error)
-            print(f"{fault.name}, {i}: {error!r}", file=sys.stderr, flush=True)
-    ends = fault.ends + (f"; within {max(seconds):.1f} s" if any(seconds) else "")
-    print(f"{fault.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    return f"| {fault.name} | {fault.tries:,} | {len(lost)} | {ends} |"
+def write(name: str, rest: str) -> None:
+    """A fault's row of the table."""
+    head = f"| {name} |"
+    lines = [f"{head} {rest} |" if line.startswith(head) else line for line in PAGE.read_text().splitlines()]
+    PAGE.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
+    chosen = [fault for fault in FAULTS if fault.attempt.__name__ in (sys.argv[1:] or [fault.attempt.__name__])]
+    lost, slowest = dict.fromkeys(chosen, 0), dict.fromkeys(chosen, 0.0)
     with tempfile.TemporaryDirectory() as place:
         lab = Lab(Path(place) / "lab")
-        for fault in FAULTS:
-            name = fault.attempt.__name__
-            if name in (sys.argv[1:] or [name]):
-                row = tried(fault, lab, Path(place) / name)
-                lines = PAGE.read_text().splitlines()
-                lines = [row if line.startswith(f"| {fault.name} |") else line for line in lines]
-                PAGE.write_text("\n".join(lines) + "\n")
+        for i in range(max(fault.tries for fault in chosen)):  # in turn: who stops it has a few tries of each
+            for fault in [fault for fault in chosen if i < fault.tries]:
+                folder = Path(place) / fault.attempt.__name__ / str(i)
+                folder.mkdir(parents=True)
+                try:
+                    slowest[fault] = max(slowest[fault], fault.attempt(lab, folder, random.Random(i)) or 0.0)
+                except pytest.skip.Exception as reason:
+                    write(fault.name, f"0 | | {reason}")
+                    continue
+                except Exception as error:
+                    lost[fault] += 1
+                    print(f"{fault.name}, {i}: {error!r}", file=sys.stderr, flush=True)
+                seconds = f"; within {slowest[fault]:.1f} s" if slowest[fault] else ""
+                write(fault.name, f"{i + 1:,} | {lost[fault]} | {fault.ends}{seconds}")
 
 
 if __name__ == "__main__":
