@@ -816,7 +816,8 @@ def _train(run: Any, progress: Any, as_json: bool) -> int:
     if run.devices.replicas > 1:
         progress.say(run.devices.describe())
     result = finetune.train(run, progress)
-    print(json.dumps(result.to_json()) if as_json else result)
+    if run.devices.chief:
+        print(json.dumps(result.to_json()) if as_json else result)
     return _INTERRUPTED if result.interrupted else _DONE
 
 

@@ -100,8 +100,8 @@ class Devices:
             if self.workers == 1:
                 raise
             raise UserError(
-                f"worker {self.worker}: another is gone, so this one stops ({_first_line(error)}); go on from the "
-                "last checkpoint with --resume, on as many workers as there are"
+                f"worker {self.worker}: another worker is gone, so this one stops; go on from the last checkpoint with "
+                "--resume, on as many workers as there are"
             ) from error
 
     @property
@@ -111,7 +111,7 @@ class Devices:
             strategy = self.strategy
 
             def total(values: tf.Tensor) -> tf.Tensor:
-                sums = strategy.run(lambda values: replicas.total(values) / self.own, (values,))
+                sums = strategy.run(lambda values: replicas.total(tf.identity(values)) / self.own, (values,))
                 return strategy.experimental_local_results(sums)[0]
 
             self._summing = tf.function(total, [tf.TensorSpec(None, tf.float64)], autograph=False)
@@ -181,10 +181,6 @@ def of_environment() -> Devices:
     if len(workers) < 2:
         return Devices()
     return Devices(tf.distribute.MultiWorkerMirroredStrategy(), index, len(workers))
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return (error.message or type(error).__name__).splitlines()[0][:160]
 
 
 @contextmanager
