@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several processes test at a time
+
 
 def pytest_report_header() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy", "protobuf"))
