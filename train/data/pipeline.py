@@ -301,7 +301,7 @@ def scrambled(*values: int | np.ndarray) -> np.ndarray:
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP.
+    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP (from TensorFlow 2.20 on).
 
     Grey and CMYK become RGB, 16 bits become their upper 8, alpha is left out. As TensorFlow does, it takes the pixels
     as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,
