@@ -1,6 +1,8 @@
 # Each target sets up what it needs in .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, but not more than memory bears.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test check check-matrix bench faults figures site dist clean
 
@@ -8,7 +10,7 @@ demo: .venv/base  ## the main job, on drawn pictures; REAL=1 fetches real weight
 	$(BIN)/barenets demo $(if $(REAL),--real) $(ARGS)
 
 test: .venv/test  ## everything but the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: .venv/dev  ## lint, types, what bandit and pip-audit find, the slow tests, packaging among them, and those that need torch
 	$(BIN)/ruff check .
@@ -16,8 +18,8 @@ check: .venv/dev  ## lint, types, what bandit and pip-audit find, the slow tests
 	$(BIN)/mypy
 	$(BIN)/bandit -q --ini setup.cfg
 	$(BIN)/python .ci/audit.py
-	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m pytest -m "not slow" -k torch  # those that `make test` skips where there is no torch
+	$(PYTEST) -m slow --durations 25
+	$(PYTEST) -m "not slow" -k torch  # those that `make test` skips where there is no torch
 
 # uv looks for the Pythons in the PATH, where pyenv's stand-ins start nothing, and downloads what it does not find.
 check-matrix: .venv/dev  ## the fast tests with the oldest and with the newest Python and libraries that setup.cfg allows

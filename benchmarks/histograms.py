@@ -87,7 +87,7 @@ def steps(patterns: Sequence[str], variant: str, batch: int, rounds: int) -> Mea
     def ours(writer: SummaryWriter) -> None:
         number = next(numbers)
         result = trainer.step(images, labels, number, RATE, watch=True)
-        finetune.note(writer, seen, number, result, RATE, batch)
+        finetune.note(writer, seen, number, result, RATE)
         writer.flush()
 
     @tf.function

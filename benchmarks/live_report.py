@@ -48,7 +48,7 @@ def measure(name: str, batch: int, size: int | None, rounds: int) -> tuple[dict[
             number = next(numbers)
             result = trainer.step(images, labels, number, RATE, **how)
             if how:
-                finetune.note(writer, seen, number, result, RATE, batch)
+                finetune.note(writer, seen, number, result, RATE)
                 writer.flush()
             result.loss.numpy()
 

@@ -6,6 +6,8 @@ from functools import partial
 
 import tensorflow as tf
 
+from barenets.ops import replicas
+
 
 def fold_in(rng: tf.Tensor, name: str) -> tf.Tensor:
     """A seed of `name`'s own, int32 [2], from the step's seed `rng` (int32 [2])."""
@@ -18,7 +20,8 @@ def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
     """`x` with a fraction `rate` of its values set to 0 and the others divided by 1 − rate.
 
     `rate` is the fraction *dropped* (the articles' `keep_prob` is 1 − rate). `rng` is a stateless
-    seed, int32 [2]: the same seed gives the same mask, so a resumed run repeats it to the bit.
+    seed, int32 [2]: the same seed gives the same mask, so a resumed run repeats it to the bit, and several devices
+    together have that of the whole batch.
     Raises ValueError for a rate outside [0, 1) and for a missing seed.
     """
     if not 0 <= rate < 1:
@@ -28,7 +31,10 @@ def dropout(x: tf.Tensor, rate: float, rng: tf.Tensor | None) -> tf.Tensor:
     if rng is None:
         raise ValueError("dropout in training needs a seed: call the network with rng=<int32 tensor of shape [2]>")
     # Integers: from the same bits XLA makes other floats than the rest of TensorFlow does.
-    bits = tf.random.stateless_uniform(tf.shape(x), rng, None, None, tf.uint32, alg="philox")
+    rows = tf.shape(x)[0]
+    first, total = replicas.place(rows)
+    shape = tf.concat([[total], tf.shape(x)[1:]], 0)
+    bits = tf.random.stateless_uniform(shape, rng, None, None, tf.uint32, alg="philox")[first : first + rows]
     keep = bits >= tf.constant(int(rate * 2**32), tf.uint32)
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 

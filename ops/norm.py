@@ -9,13 +9,15 @@ Three definitions go by the name of local response normalization (n channels wid
 
 import tensorflow as tf
 
+from barenets.ops import replicas
 from barenets.ops.precision import wide
 
 
 class BatchNorm(tf.Module):
     """y = gamma · (x − mean) / √(variance + epsilon) + beta, channel by channel (Ioffe and Szegedy 2015).
 
-    Mean and variance are the batch's own in training, over N, H and W, and the moving averages otherwise.
+    Mean and variance are the batch's own in training, over N, H and W, and on all devices that have parts of it, and
+    the moving averages otherwise.
     A call in training moves these: moving ← decay · moving + (1 − decay) · batch, where the batch's
     variance is the unbiased one, Σ (x − mean)² / (n − 1), as in Caffe, torch and TensorFlow's kernels
     (Keras 3 has Σ / n there). torch's `momentum` is 1 − decay. Statistics are float32, whatever `x` is.
@@ -44,6 +46,11 @@ class BatchNorm(tf.Module):
     def __call__(self, x: tf.Tensor, *, train: bool) -> tf.Tensor:
         gamma = tf.ones_like(self.beta) if self.gamma is None else self.gamma
         batch = train and not self.frozen
+        if batch and replicas.count() > 1:
+            mean, variance, count = self._moments(wide(x))
+            y = (wide(x) - mean) * (tf.math.rsqrt(variance + self.epsilon) * gamma) + self.beta
+            self._move(mean, variance * count / (count - 1))
+            return tf.cast(y, x.dtype)
         # Not tf.nn.fused_batch_norm, which raises an epsilon of 1e-5 to 1.001e-5.
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
@@ -55,9 +62,19 @@ class BatchNorm(tf.Module):
             is_training=batch,
         )
         if batch:
-            self.moving_mean.assign_sub((1 - self._decay) * (self.moving_mean - mean))
-            self.moving_variance.assign_sub((1 - self._decay) * (self.moving_variance - variance))
+            self._move(mean, variance)
         return y
+
+    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            replicas.assign(moving, moving - (1 - self._decay) * (moving - value))
+
+    def _moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Mean and variance of each channel on all devices, and over how many values."""
+        count = replicas.total(tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype))
+        mean = replicas.total(tf.reduce_sum(x, [0, 1, 2])) / count
+        # Two passes: the mean of the squares less the square of the mean would lose digits.
+        return mean, replicas.total(tf.reduce_sum(tf.square(x - mean), [0, 1, 2])) / count, count
 
     def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor, *, train: bool) -> dict[str, tf.Tensor]:
         """The square of the norm of each picture's part in the gradient of gamma and of beta, float32 [N] each.
@@ -68,7 +85,7 @@ class BatchNorm(tf.Module):
         squares = {"beta": tf.reduce_sum(tf.square(tf.reduce_sum(gradient, [1, 2])), 1)}
         if self.gamma is not None:
             batch = train and not self.frozen
-            mean, variance = tf.nn.moments(x, [0, 1, 2]) if batch else (self.moving_mean, self.moving_variance)
+            mean, variance = self._moments(x)[:2] if batch else (self.moving_mean, self.moving_variance)
             normal = (x - mean) * tf.math.rsqrt(variance + self.epsilon)
             squares["gamma"] = tf.reduce_sum(tf.square(tf.reduce_sum(gradient * normal, [1, 2])), 1)
         return squares

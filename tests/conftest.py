@@ -1,10 +1,15 @@
-"""What tests share: where the real pictures are."""
+"""What tests share: where the real pictures are, and a process to read dangerous files in."""
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from tests.weights.reader import Reader
+
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several processes test at a time
 
 
 def pytest_report_header() -> str:
@@ -18,3 +23,11 @@ def shared_data() -> Path:
     if not (folder / "cats_dogs").is_dir():
         pytest.skip(f"no pictures in {folder}; point BARENETS_DATA at a folder with cats_dogs/train and val")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    """It starts with the first file."""
+    reader = Reader()
+    yield reader
+    reader.close()

@@ -53,9 +53,13 @@ def save(folder: str, step: int, net: tf.Module, optimizer: tf.Module, state: Ma
     arrays = {name: variable.numpy() for name, variable in named_variables(net).items()}
     arrays |= {OPTIMIZER + name: variable.numpy() for name, variable in named_variables(optimizer).items()}
     arrays[STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    path = os.path.join(folder, f"step-{step:08d}.npz")
-    write_npz(path, arrays)
-    return path
+    write_npz(path(folder, step), arrays)
+    return path(folder, step)
+
+
+def path(folder: str, step: int) -> str:
+    """That of the checkpoint of `step` in `folder`."""
+    return os.path.join(folder, f"step-{step:08d}.npz")
 
 
 def steps(folder: str) -> dict[int, str]:

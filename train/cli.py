@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _silent_start_up():
             import tensorflow as tf
 
+            if "devices" in arguments:
+                arguments.devices = _devices(arguments)
             tf.config.list_logical_devices()  # where TensorFlow says most about the machine
         failures = (tf.errors.ResourceExhaustedError, MemoryError, ArithmeticError)
         try:
@@ -413,6 +415,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _device_count(text: str) -> int:
+    return 0 if text == "all" else _positive(text)
+
+
 def _seed(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -483,6 +489,21 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     )
     option(run, "--xla", "compile the network, forwards and backwards", action="store_true")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
+    devices = parser.add_argument_group("the devices; none of these is kept, a run can go on with others")
+    devices.add_argument(
+        "--devices",
+        help="how many GPUs, or, without any, parts of the processor, share each batch; all: every GPU (default 1)",
+        type=_device_count,
+        metavar="N",
+    )
+    devices.add_argument(
+        "--workers",
+        help="addresses of the machines that share each batch, the same on each; the first one writes all files, and "
+        "--logdir and the pictures are there for all (default: what TF_CONFIG names)",
+        metavar="HOST:PORT,...",
+    )
+    devices.add_argument("--worker", help="which of --workers this is, from 0", type=int, metavar="N")
 
     data = parser.add_argument_group("the pictures")
     option(data, "--train", "label list or folder of class folders", metavar="LIST_OR_FOLDER")
@@ -679,7 +700,8 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from barenets.train.lock import locked
     from barenets.train.progress import Progress
 
-    given, progress = _settings(arguments), Progress(quiet=arguments.json)
+    devices = arguments.devices
+    given, progress = _settings(arguments), Progress(quiet=arguments.json or not devices.chief)
     logdir = given.get("logdir", finetune.Settings.logdir)
     if arguments.resume:
         if others := [f"--{key.replace('_', '-')}" for key in given if key != "logdir"]:
@@ -688,15 +710,35 @@ def _finetune(arguments: argparse.Namespace) -> int:
         if "train" not in given:
             raise UserError("name the pictures to train on: --train LIST_OR_FOLDER")
         given["net"], given["variant"] = model.choose_network(*map(given.get, ("weights", "net", "variant")))
-    with locked(logdir):
-        resume = arguments.resume
-        run = finetune.resume(logdir, progress) if resume else finetune.start(finetune.Settings(**given), progress)
+    with locked(logdir) if devices.chief else contextlib.nullcontext():
+        if arguments.resume:
+            run = finetune.resume(logdir, progress, devices)
+        else:
+            run = finetune.start(finetune.Settings(**given), progress, devices)
         return _train(run, progress, arguments.json)
+
+
+def _devices(arguments: argparse.Namespace) -> Any:
+    """Those that --devices, --workers or TF_CONFIG name; before TensorFlow is at work."""
+    from barenets.train import distribute
+
+    if arguments.workers:
+        if arguments.worker is None or arguments.devices is not None:
+            raise UserError("--workers wants --worker N, which of them this is, and takes all devices of each machine")
+        return distribute.of_workers(arguments.workers.split(","), arguments.worker)
+    if arguments.worker is not None:
+        raise UserError("--worker says which of --workers HOST:PORT,... this is; name them all, the same on each")
+    if arguments.devices is not None:
+        return distribute.local(arguments.devices or None)
+    return distribute.of_environment()
+
+
+_NOT_SETTINGS = ("run", "resume", "json", "devices", "workers", "worker")
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those of the options of `finetune` that were given, as `train.settings.Settings` has them."""
-    given = {key: value for key, value in vars(arguments).items() if key not in ("run", "resume", "json")}
+    given = {key: value for key, value in vars(arguments).items() if key not in _NOT_SETTINGS}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     for name in ("rates", "head_options"):
         if name in given:
@@ -771,8 +813,11 @@ def _train(run: Any, progress: Any, as_json: bool) -> int:
     from barenets.train import finetune
 
     progress.say(run.describe())
+    if run.devices.replicas > 1:
+        progress.say(run.devices.describe())
     result = finetune.train(run, progress)
-    print(json.dumps(result.to_json()) if as_json else result)
+    if run.devices.chief:
+        print(json.dumps(result.to_json()) if as_json else result)
     return _INTERRUPTED if result.interrupted else _DONE
 
 

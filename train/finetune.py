@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from barenets.ops import Preprocessing, named_variables
 from barenets.train import checkpoints, data, model
 from barenets.train.blend import Blend, BlendEvaluator
 from barenets.train.data import augment, features
+from barenets.train.distribute import Devices
 from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.lock import locked
 from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
@@ -31,7 +33,7 @@ from barenets.train.precision import InPrecision, LossScale
 from barenets.train.progress import Progress
 from barenets.train.select import freeze_norms, multipliers, rate_decay, trained_variables
 from barenets.train.settings import Settings
-from barenets.train.summaries import SummaryWriter
+from barenets.train.summaries import NoSummaries, SummaryWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +122,11 @@ class Run:
         settings: Settings,
         checkpoint: checkpoints.Checkpoint | None = None,
         progress: Progress | None = None,
+        devices: Devices | None = None,
     ) -> None:
+        """On `devices`, or on one; they are no part of the run, which can go on with others."""
         s = self.settings = settings
+        self.devices = devices or Devices()
         self._progress = progress or Progress(quiet=True)
         state = checkpoint.state if checkpoint else {}
         self.step, self.epoch, self.position = (state.get(key, 0) for key in ("step", "epoch", "position"))
@@ -147,7 +152,8 @@ class Run:
             raise UserError(
                 f"{s.val}: holds other pictures, or other labels, than when the run in {s.logdir} began; put them back"
             )
-        self.net = s.build(len(self.class_names))
+        with self.devices.scope():
+            self.net = s.build(len(self.class_names))
         self.load_report: weights.LoadReport | None = None
         if checkpoint:
             self.preprocessing = Preprocessing(**state["preprocessing"])
@@ -161,6 +167,11 @@ class Run:
             weights.load(self.optimizer, checkpoint.optimizer)
             if scale := state.get("loss_scale"):
                 self.trainer.loss_scale = LossScale(**scale)
+        if self.devices.workers > 1:
+            places = dict.fromkeys(("train", "val", "weights", "features", "logdir"))  # whose content counts
+            digests = [zlib.crc32(variable.numpy().tobytes()) for variable in named_variables(self.net).values()]
+            pictures = [self.records.fingerprint, self.held_out and self.held_out.fingerprint]
+            self.devices.check("its pictures, weights or settings", [*pictures, digests, {**s.to_json(), **places}])
 
     def _plan(self, s: Settings) -> "_Plan":
         """What a stage with the settings `s` will do; raises UserError for what it cannot."""
@@ -177,6 +188,19 @@ class Run:
                     f"{s.train}: has one picture of {alone}, and {s.sampler} shows two different ones of each class; "
                     "add pictures, or choose another --sampler"
                 )
+        if s.batch_size < self.devices.replicas:
+            raise UserError(
+                f"--batch-size {s.batch_size}: is fewer pictures than there are devices, {self.devices.replicas}"
+            )
+        if self.devices.replicas > 1 and s.xla:
+            raise UserError("--xla: within what it compiles several devices cannot meet; leave it out")
+        if self.devices.workers > 1 and s.bottleneck:
+            raise UserError("--bottleneck keeps its maps in one folder: one worker does that, on any devices")
+        if self.devices.workers > 1 and s.on_error == "skip":
+            raise UserError(
+                "--on-error skip: several workers must agree on every batch; find the pictures that cannot be read "
+                f"with `barenets data check {s.train}`, and take them out"
+            )
         pictures = len(s.order.order(self.records.labels, 0))
         steps = math.ceil(pictures / s.batch_size)
         rates, decay = multipliers(trained, s.rates), rate_decay(trained, s.rate_decay)
@@ -205,11 +229,12 @@ class Run:
             BlendEvaluator(judged, next(iter(net.auxiliary)), xla=s.xla) if s.blend else Evaluator(judged, xla=s.xla)
         )
         options = {"momentum": s.momentum, "nesterov": s.nesterov} if s.optimizer == "sgd" else {}
-        self.optimizer = OPTIMIZERS[s.optimizer](
-            plan.trained, weight_decay=s.weight_decay, multipliers=plan.multipliers, **options
-        )
-        if s.average:
-            self.optimizer = Averaged(self.optimizer, s.average)
+        with self.devices.scope():
+            self.optimizer = OPTIMIZERS[s.optimizer](
+                plan.trained, weight_decay=s.weight_decay, multipliers=plan.multipliers, **options
+            )
+            if s.average:
+                self.optimizer = Averaged(self.optimizer, s.average)
         self.trainer = Trainer(
             net,
             plan.trained,
@@ -223,6 +248,7 @@ class Run:
             eager=s.eager,
             precision=s.precision,
             xla=s.xla,
+            devices=self.devices,
         )
 
     def _batches(self) -> tuple[Any, Any]:
@@ -230,10 +256,11 @@ class Run:
         s, sampler = self.now, self.now.order
         plain = partial(data.Batches, preprocessing=self.preprocessing, on_error=s.on_error)
         if not s.bottleneck:
-            batches = plain(
-                self.records, batch_size=s.batch_size, seed=s.seed, sampler=sampler, policy=augment.parse(s.augment)
-            )
-            return batches, self.held_out and plain(self.held_out, batch_size=s.batch_size)
+            plain = partial(plain, batch_size=s.batch_size)
+            policy, part = augment.parse(s.augment), self.devices.part
+            batches = plain(self.records, seed=s.seed, sampler=sampler, policy=policy, part=part)
+            # A blend is sought on all pictures at once, by every worker.
+            return batches, self.held_out and plain(self.held_out, part=(0, 1, 1) if s.blend else part)
 
         # A later stage may find another base.
         parent = os.path.join(s.features or os.path.join(s.logdir, "features"), f"stage-{self.stage + 1}")
@@ -266,8 +293,11 @@ class Run:
         return {name: int(np.prod(variable.shape)) for name, variable in self.trainer.trained.items()}
 
     def save(self) -> None:
-        """Writes a checkpoint of this very state to `path` and drops those that are no longer kept."""
+        """Writes a checkpoint of this very state to `path` and drops those that are no longer kept; the chief does."""
         folder = os.path.join(self.settings.logdir, checkpoints.FOLDER)
+        if not self.devices.chief:
+            self.path = checkpoints.path(folder, self.step)
+            return
         state = {
             "net": self.settings.net,
             "variant": self.settings.variant,
@@ -302,7 +332,7 @@ class Run:
         try:
             yield
         except UserError as error:
-            if self.step == 0:
+            if self.step == 0 or not self.devices.chief:
                 raise
             self.save()
             go_on = f"put back what is missing and go on with --resume --logdir {self.settings.logdir}"
@@ -324,6 +354,7 @@ class Run:
         """From the end of a stage to the beginning of the next."""
         if isinstance(self.optimizer, Averaged):
             self.optimizer.settle()
+        self.devices.any(False)  # the others come here when the chief has written its checkpoint
         if self.now.keep_best and self.best and self.best["step"] != self.step:
             weights.load(self.net, checkpoints.best(self.settings.logdir).judged)
         self.stage, self.begun, self.best_of_stage = self.stage + 1, {"step": self.step, "epoch": self.epoch}, None
@@ -373,21 +404,21 @@ def _class_weights(records: data.Records, weights: str | Mapping[str, float] | N
     return [weights.get(name, 1.0) for name in records.class_names]
 
 
-def start(settings: Settings, progress: Progress | None = None) -> Run:
+def start(settings: Settings, progress: Progress | None = None, devices: Devices | None = None) -> Run:
     """A new run. Raises UserError if its log folder holds another run's checkpoints already."""
     if _is_begun(settings.logdir):
         raise UserError(
             f"{settings.logdir}: holds the checkpoints of another run; choose another --logdir, or go on with that "
             f"run: --resume --logdir {settings.logdir}"
         )
-    return Run(_absolute(settings), progress=progress)
+    return Run(_absolute(settings), progress=progress, devices=devices)
 
 
-def resume(logdir: str, progress: Progress | None = None) -> Run:
+def resume(logdir: str, progress: Progress | None = None, devices: Devices | None = None) -> Run:
     """The run in `logdir` as its newest readable checkpoint has it. Raises UserError if there is none."""
     checkpoint = checkpoints.latest(logdir)
     settings = Settings.from_json({**checkpoint.state["settings"], "logdir": logdir})
-    return Run(settings, checkpoint, progress)
+    return Run(settings, checkpoint, progress, devices)
 
 
 def start_or_resume(settings: Settings, progress: Progress | None = None) -> Run:
@@ -427,18 +458,19 @@ def train(run: Run, progress: Progress) -> Result:
 
     An interrupt (Ctrl-C, SIGTERM) lets the step end and writes a checkpoint. Raises DivergedError, naming
     the layer, at the first loss or gradient that is not finite, with nothing of that step applied; UserError if
-    another process trains in the log folder.
+    another process trains in the log folder. Of several workers, each calls this; it raises UserError in the others
+    when one is gone.
     """
-    with locked(run.settings.logdir):
+    with locked(run.settings.logdir) if run.devices.chief else nullcontext(), run.devices.together():
         return _train(run, progress)
 
 
 def _train(run: Run, progress: Progress) -> Result:
-    s = run.settings
+    s, devices = run.settings, run.devices
     started = time.monotonic()
     report, written = run.new_report(), time.monotonic()
     before = after = None
-    writer = SummaryWriter(s.logdir, run.step)
+    writer = SummaryWriter(s.logdir, run.step) if devices.chief else NoSummaries()
     try:
         if run.step == 0:
             _write_graph(writer, run)
@@ -446,8 +478,9 @@ def _train(run: Run, progress: Progress) -> Result:
                 before = _validate(run, writer, progress)
                 assert before
                 progress.say(f"validation before training: {before.top1:.2%} of {before.count}")
+        stop = False
         with _interruptible() as interrupted:
-            while not interrupted:
+            while not stop:
                 if run.over:
                     if run.stage + 1 == s.num_stages:
                         break
@@ -464,7 +497,7 @@ def _train(run: Run, progress: Progress) -> Result:
                     result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch, inside=inside)
                     accepted = run.trainer.accepts(result)
                     if watch and (result.finite or not accepted):
-                        note(writer, report, run.step, result, rate, len(batch.indices))
+                        note(writer, report, run.step, result, rate)
                     if not accepted:
                         where = first_nonfinite(run.trainer, batch.images, batch.labels, run.step)
                         raise DivergedError(
@@ -474,21 +507,22 @@ def _train(run: Run, progress: Progress) -> Result:
                         )
                     if not result.finite:
                         progress.say(f"step {run.step}: gradients overflow float16; left out, the loss scale is halved")
-                    count = len(batch.indices)
-                    bar.advance(count, float(result.loss), int(result.correct))
+                    bar.advance(int(result.count), float(result.loss), int(result.correct))
                     if run.step == 0 and not now.bottleneck:
                         writer.pictures("pictures", run.preprocessing.pictures(batch.images[:8]).numpy(), 0)
                     run.step, run.position = run.step + 1, batch.position
-                    if interrupted or (s.checkpoint_every and run.step % s.checkpoint_every == 0):
+                    stop = devices.any(bool(interrupted))
+                    if stop or (s.checkpoint_every and run.step % s.checkpoint_every == 0):
                         run.save()
-                    if interrupted:
+                    if stop:
                         break
-                if interrupted:
+                if stop:
                     break
                 if bar.pictures == 0 and run.position == 0:
                     raise UserError(f"{s.train}: none of its pictures can be read; see `barenets data check {s.train}`")
                 if run.validation:
-                    after = _validate(run, writer, progress, interrupted)
+                    # Of several workers none can leave the others.
+                    after = _validate(run, writer, progress, interrupted if devices.workers == 1 else ())
                     if after is None:
                         run.save()
                         break
@@ -499,12 +533,13 @@ def _train(run: Run, progress: Progress) -> Result:
                 if run.over:
                     run.stages.append({**(run.best_of_stage or {}), "step": run.step, "epoch": run.epoch})
                 run.save()
-                if report.steps and time.monotonic() > written + _REPORT_EVERY:
+                stop = devices.any(bool(interrupted))
+                if report.steps and devices.chief and time.monotonic() > written + _REPORT_EVERY:
                     report.write(s.logdir)
                     written = time.monotonic()
-        written_files = tuple(report.write(s.logdir)) if report.steps else ()
+        written_files = tuple(report.write(s.logdir)) if report.steps and devices.chief else ()
     except DivergedError:
-        if report.steps:
+        if report.steps and devices.chief:
             report.write(s.logdir)
         raise
     finally:
@@ -545,13 +580,16 @@ def _validate(
             raise _InterruptedError
 
     averages = run.optimizer.in_place() if isinstance(run.optimizer, Averaged) else nullcontext()
-    with run.kept(), averages, progress.pictures("validation", len(run.validation.records)) as shown:
+    pictures = len(run.validation.records) // run.devices.workers
+    with run.kept(), averages, progress.pictures("validation", pictures) as shown:
         try:
             result = run.evaluator.evaluate(run.validation, advance)
         except _InterruptedError:
             return None
     if isinstance(result, tuple):
         result, run.blend = result
+    else:
+        result = _merged(result, run.devices)
     scalars = {"validation/top1": result.top1, "validation/top5": result.top5, "validation/loss": result.loss}
     if run.blend:
         scalars["validation/blend"] = run.blend.weight
@@ -559,16 +597,25 @@ def _validate(
     return result
 
 
+def _merged(own: Evaluation, devices: Devices) -> Evaluation:
+    """The result on all workers' pictures."""
+    if devices.workers == 1:
+        return own
+    sums = devices.total(np.array([own.loss * own.count, own.top5_correct, *own.confusion.ravel()]))
+    confusion = sums[2:].reshape(own.confusion.shape).astype(np.int64)
+    return replace(own, loss=float(sums[0]) / max(confusion.sum(), 1), top5_correct=int(sums[1]), confusion=confusion)
+
+
 def _write_graph(writer: SummaryWriter, run: Run) -> None:
     spec = tf.TensorSpec([None, *run.net.input_shape], tf.float32, name="pictures")
     writer.graph(tf.function(run.net, autograph=False).get_concrete_function(spec).graph)
 
 
-def note(writer: SummaryWriter, report: Report, step: int, result: StepResult, rate: float, count: int) -> None:
-    """Hands a watched step on `count` pictures to the report and to TensorBoard's files."""
+def note(writer: SummaryWriter, report: Report, step: int, result: StepResult, rate: float) -> None:
+    """Hands a watched step to the report and to TensorBoard's files."""
     scalars = {
         "loss": float(result.loss),
-        "accuracy": int(result.correct) / count,
+        "accuracy": int(result.correct) / int(result.count),
         "learning_rate": rate,
         "gradient_norm": float(result.gradient_norm),
     }

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from barenets.look import activations, gradients
 from barenets.look.activations import Watch
-from barenets.ops import Tap, center_loss, fold_in, named_variables, softmax_cross_entropy, wide
+from barenets.ops import Tap, center_loss, fold_in, named_variables, replicas, softmax_cross_entropy, wide
+from barenets.train.distribute import Devices
 from barenets.train.optimizers import Optimizer
 from barenets.train.precision import InPrecision, LossScale
 
@@ -20,6 +21,8 @@ class StepResult(NamedTuple):
     """float32 scalar, the mean over the batch."""
     correct: tf.Tensor
     """int32 scalar, how many pictures of the batch were classified right, with dropout on."""
+    count: tf.Tensor
+    """int32 scalar, how many pictures the batch had, on all devices."""
     finite: tf.Tensor
     """bool scalar; where it is false nothing was changed."""
     gradient_norm: tf.Tensor
@@ -40,6 +43,9 @@ class Trainer:
     With `accumulate` a batch goes through the network in so many pieces of equal size, the last one smaller if need be,
     one after the other: the same step, with the activations of one piece in memory. Only batch norm, which sees the
     pieces, makes it another one, and dropout draws from (seed, step, piece, layer).
+
+    With `devices`, in whose scope the variables were made, each of them takes its part of the batch, and what is
+    applied, returned and looked at is of all parts together: the same step but for rounding. `inside` sees the first.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Trainer:
         eager: bool = False,
         precision: str = "float32",
         xla: bool = False,
+        devices: Devices | None = None,
     ) -> None:
         """What is watched is a sample, of large tensors and of the pictures; with `exact` it is all, and the pictures'
         own gradient. With `eager` a step runs line by line, in Python, for a debugger to step through.
@@ -74,11 +81,14 @@ class Trainer:
         self.net, self.trained, self.optimizer = net, dict(trained), optimizer
         if eager and xla:
             raise ValueError("a step runs line by line or compiled, not both")
+        if devices and devices.replicas > 1 and xla:
+            raise ValueError("within what XLA compiles, several devices cannot meet")
         self.class_weights, self._accumulate = class_weights, accumulate
         self._call = InPrecision(net, precision)
         self.loss_scale = LossScale() if precision == "float16" else None
         self._seed, self._clip_norm, self._label_smoothing = seed, clip_norm, label_smoothing
         self._exact = exact
+        self._devices = devices or Devices()
         self._auxiliary: Mapping[str, float] = getattr(net, "auxiliary", {})
         self._centers: Mapping[str, float] = getattr(net, "center_losses", {})
         self._frozen = {
@@ -91,7 +101,7 @@ class Trainer:
         def compiled(labels: tf.TensorSpec, level: int) -> Any:
             images, step = tf.TensorSpec([None, *net.input_shape], tf.float32), tf.TensorSpec([], tf.int32)
             signature = [images, labels, step, tf.TensorSpec([], tf.float32)]
-            step_at = partial(self._step, level=level)
+            step_at = partial(self._devices.run, partial(self._step, level=level))
             # Without AutoGraph, which would take seconds and find nothing to convert.
             return step_at if eager else tf.function(step_at, input_signature=signature, autograph=False)
 
@@ -113,6 +123,7 @@ class Trainer:
     ) -> StepResult:
         """One step on `images`, float32 [N, *net.input_shape], and `labels`, int32 [N] or float32 [N, classes].
 
+        Where there are several workers, each gives its own part of the batch.
         Labels of floats are the share of each class, as mixup makes them; the largest counts for `correct`.
 
         With `watch`, histograms and sizes of the very gradients that are applied come with the result; with `inside`
@@ -131,7 +142,10 @@ class Trainer:
     ) -> StepResult:
         rng = tf.stack([self._seed, step])
         statistics = self.statistics()
-        correct, loss, applied, seen_inside = self._accumulated(images, labels, rng, level == 2)
+        count = replicas.total(tf.shape(labels)[0])
+        correct, loss, applied, seen_inside = self._accumulated(images, labels, rng, count, level == 2)
+        correct = replicas.total(correct)
+        loss, applied = replicas.total((loss, applied))
         squares = {name: 2.0 * tf.nn.l2_loss(gradient) for name, gradient in applied.items()}
         if level == 2:
             frozen = {name: tf.nn.l2_loss(variable) for name, variable in self._frozen.items()}
@@ -160,7 +174,7 @@ class Trainer:
                 done = tf.cond(finite, apply, undo)
             with tf.control_dependencies([done]):
                 seen = gradients.observe_update(self.trained, before)
-        return StepResult(loss, correct, finite, norm, seen, seen_inside)
+        return StepResult(loss, correct, count, finite, norm, seen, seen_inside)
 
     def accepts(self, result: StepResult) -> bool:
         """Whether training can go on after the step that gave `result`; to be asked once after each.
@@ -179,43 +193,42 @@ class Trainer:
     def restore(self, statistics: list[tf.Tensor]) -> None:
         """Takes back what a forward pass in training did to them."""
         for variable, value in zip(self._statistics, statistics, strict=True):
-            variable.assign(value)
+            replicas.assign(variable, value)
 
     def _accumulated(
-        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, inside: bool
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, count: tf.Tensor, inside: bool
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, Any]]:
-        """`_piece_found` of a batch that goes through in pieces; inside, of the first."""
-        count = tf.shape(images)[0]
-        size = self._piece_size(count)
+        """`_piece_found` of a batch that goes through in pieces, added up; inside, of the first."""
+        rows = tf.shape(labels)[0]
+        size = self._piece_size(rows)
 
-        def scaled(start: Any, found: list[Any]) -> tuple[Any, ...]:
-            correct, loss, gradients = found
-            share = tf.cast(tf.minimum(size, count - start), tf.float32) / tf.cast(count, tf.float32)
-            return correct, share * loss, {name: share * gradient for name, gradient in gradients.items()}
+        def add(start: Any, *sums: Any) -> tuple[Any, ...]:
+            *more, _ = self._of_piece(*self._piece(images, labels, rng, start, size), count)
+            return start + size, *tf.nest.map_structure(tf.add, sums, tuple(more))
 
         # What is inside is looked at uncompiled: XLA would take minutes for the hundreds of small figures of a network.
         of_first = self._piece_found if inside else self._of_piece
-        *first, seen = of_first(*self._piece(images, labels, rng, 0, size), inside)
-        if self._accumulate == 1:
-            return *first, seen
-
-        def add(start: tf.Tensor, correct: tf.Tensor, loss: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[Any, ...]:
-            *found, _ = self._of_piece(*self._piece(images, labels, rng, start, size))
-            right, more, gradients = scaled(start, found)
-            sums = {name: total + gradients[name] for name, total in sums.items()}
-            return start + size, correct + right, loss + more, sums
-
+        *found, seen = of_first(*self._piece(images, labels, rng, 0, size), count, inside)
+        state = (size, *found)
         # One after the other, so that no two pieces are in memory.
-        begun = (size, *scaled(0, first))
-        _, correct, loss, sums = tf.while_loop(lambda start, *_: start < count, add, begun, parallel_iterations=1)
+        if self._accumulate > 1 and replicas.count() == 1:
+            state = tf.while_loop(lambda start, *_: start < rows, add, state, parallel_iterations=1)
+        elif self._accumulate > 1:  # replicas cannot meet in a loop of TensorFlow's
+            for _ in range(1, self._accumulate):
+                with tf.control_dependencies(tf.nest.flatten(state)):
+                    state = add(*state)
+        _, correct, loss, sums = state
         return correct, loss, sums, seen
 
     def _piece_found(
-        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, inside: bool = False
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, count: tf.Tensor, inside: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, Any]]:
-        """How many pictures were right, the loss, its gradients, and what is seen inside, of one piece."""
+        """How many pictures were right, their part in the loss of a batch of `count` and in its gradients.
+
+        And what is seen inside, of one piece.
+        """
         watch = Watch() if inside else None
-        logits, loss, found = self._gradients(images, labels, rng, watch)
+        logits, loss, found = self._gradients(images, labels, rng, count, watch)
         if missing := [name for name, gradient in found.items() if gradient is None]:
             raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
         classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
@@ -245,9 +258,9 @@ class Trainer:
         return images[part], labels[part], tf.random.fold_in(rng, start, alg="philox")
 
     def _gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, tap: Tap | None = None
+        self, images: tf.Tensor, labels: tf.Tensor, rng: tf.Tensor, count: tf.Tensor, tap: Tap | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Logits, loss, and the loss's gradient of each trained variable.
+        """Logits, the pictures' part in the mean loss of `count`, and its gradient of each trained variable.
 
         Where the network has auxiliary classifiers and centers, their losses are part of the loss, each by its share.
         """
@@ -263,7 +276,8 @@ class Trainer:
             look.enters = watch.enters  # type: ignore[attr-defined]
 
         def mean(losses: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_mean(losses if self.class_weights is None else losses * self._weights(labels, logits))
+            losses = losses if self.class_weights is None else losses * self._weights(labels, logits)
+            return tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
 
         def cross_entropy(logits: tf.Tensor) -> tf.Tensor:
             return mean(softmax_cross_entropy(labels, logits, self._label_smoothing))
@@ -326,7 +340,7 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
     rng, count = tf.constant([trainer._seed, step]), len(images)
     size = trainer._piece_size(count)
     for start in range(0, count, size):
-        _, loss, gradients = trainer._gradients(*trainer._piece(images, labels, rng, start, size), look)
+        _, loss, gradients = trainer._gradients(*trainer._piece(images, labels, rng, start, size), count, look)
         if not found and bad(loss):
             found.append("the loss")
         found += [f"the gradient of {name}" for name in reversed(gradients) if bad(gradients[name])]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from barenets import UserError
+from barenets.ops import replicas
 
 Schedule = Callable[[int], float]
 """Step, from 0 -> learning rate."""
@@ -107,12 +108,12 @@ class Adam(Optimizer):
         self.first_moment, self.second_moment = self._zeros(), self._zeros()
 
     def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
-        self.steps.assign_add(1)
+        replicas.assign(self.steps, self.steps + 1)
         super().apply(gradients, learning_rate)
 
     def _update(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, decay: float) -> None:
         if decay:
-            variable.assign_sub(rate * decay * variable)
+            replicas.assign(variable, variable - rate * decay * variable)
         steps = tf.cast(self.steps, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -186,8 +187,8 @@ class Averaged(Optimizer):
         # 1 − min(decay, (1+t)/(10+t)), but 1 − decay is not rounded to what float32 holds near 1.
         rest = tf.maximum(1 - self._decay, 9 / (10 + tf.cast(self.updates, tf.float32)))
         for name, average in self.averages.items():
-            average.assign_sub(rest * (average - self._variables[name]))
-        self.updates.assign_add(1)
+            replicas.assign(average, average - rest * (average - self._variables[name]))
+        replicas.assign(self.updates, self.updates + 1)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -42,7 +42,7 @@ def survey(
         result = trainer.step(batch.images, classes, step, learning_rate, inside=True)
         for name, variable in variables.items():
             variable.assign(before[name])
-        note(writer, report, step, result, learning_rate, len(batch.indices))
+        note(writer, report, step, result, learning_rate)
         norms = np.sqrt(np.sum([x.numpy() for x in result.inside["picture_squares"].values()], axis=0))
         losses = result.inside["losses"].numpy()
         for i, label, loss, norm in zip(batch.indices, classes.numpy(), losses, norms, strict=True):

@@ -96,8 +96,8 @@ def load(
 
 def _assign(variables: dict[str, tf.Variable], arrays: Arrays, names: Iterable[str]) -> None:
     large = []
-    for name in names:
-        variable = variables[name]
+    own = {name: getattr(variables[name], "values", [variables[name]]) for name in names}  # on several devices, several
+    for name, variable in ((name, variable) for name, each in own.items() for variable in each):
         array = arrays.view(name) if isinstance(arrays, Weights) else arrays[name]
         room = copies.memory(variable) if array.size >= _LARGE else None
         if room is not None:

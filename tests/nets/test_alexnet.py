@@ -1,6 +1,7 @@
 """AlexNet against OpenCV, torch and Keras, its docstring against itself, and how it behaves when called."""
 
 import functools
+import inspect
 import re
 
 import cv2
@@ -277,7 +278,7 @@ MULTIPLY_ADDS = {  # side² · kernel² · in / groups · out of conv1 to conv5 
 }
 
 ROW = re.compile(
-    r"^ {8}(?P<layer>[a-z]+\d) +(?P<output>\d+(?:×\d+×\d+)?)"
+    r"^ {4}(?P<layer>[a-z]+\d) +(?P<output>\d+(?:×\d+×\d+)?)"
     r"(?: +(?P<size>\d+)×(?P=size)(?:/(?P<stride>\d))?(?: VALID| pad (?P<pad>\d))?)?"
     r"(?: +(?P<groups>\d))?(?: +(?P<parameters>[\d,]{4,}))?$",
     re.MULTILINE,
@@ -286,12 +287,12 @@ ROW = re.compile(
 
 def docstring_tables():
     """variant -> (rows as dicts of strings or None, total) of AlexNet's docstring."""
-    _, *parts = re.split(r'variant "(\w+)"', AlexNet.__doc__)
+    _, *parts = re.split(r'variant "(\w+)"', inspect.cleandoc(AlexNet.__doc__))
     for variant, text in zip(parts[::2], parts[1::2], strict=True):
-        lines = re.findall(r"^ {8}(?!layer|total)\S", text, re.MULTILINE)
+        lines = re.findall(r"^ {4}(?!layer|total)\S", text, re.MULTILINE)
         rows = [match.groupdict() for match in ROW.finditer(text)]
         assert len(rows) == len(lines), "a row that the test cannot read"
-        yield variant, (rows, number(re.search(r"^ {8}total +([\d,]+)$", text, re.MULTILINE)[1]))
+        yield variant, (rows, number(re.search(r"^ {4}total +([\d,]+)$", text, re.MULTILINE)[1]))
 
 
 def number(text):

@@ -541,7 +541,7 @@ def test_class_weights_that_cannot_be():
     with pytest.raises(ValueError, match=r"^class weights must be 0 or more, got \[1.0, -1.0, 1.0\]$"):
         trainer(Net(), class_weights=[1.0, -1.0, 1.0])
     with pytest.raises(ValueError, match=r"there are 2 class weights, and 3 classes"):
-        trainer(Net(), class_weights=[1.0, 1.0])._gradients(*batch(), tf.constant([0, 0]))
+        trainer(Net(), class_weights=[1.0, 1.0])._gradients(*batch(), tf.constant([0, 0]), tf.constant(4))
 
 
 # Accumulation

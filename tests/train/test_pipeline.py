@@ -518,3 +518,27 @@ def test_evaluation_gives_what_it_gave_before(shared_data):
             np.testing.assert_allclose(
                 image, expected, rtol=0, atol=0.05 / preprocessing.scale / min(preprocessing.std)
             )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("start", [0, 4])
+def test_parts_are_rows_of_the_whole_batches(records, workers, start):
+    """Each picture once, in the same order, with what happened to it; 11 pictures: the last batch has 3."""
+    options = {"sampler": Shuffled(3), "policy": parse("standard"), "seed": 5}
+    whole = list(batches(records, **options).epoch(1, start))
+    parts = [
+        list(batches(records, **options, part=(i, i + 1, workers) if workers > 1 else (0, 1, 1)).epoch(1, start))
+        for i in range(workers)
+    ]
+    for batch, *own in zip(whole, *parts, strict=True):
+        assert all(part.position == batch.position for part in own)
+        for field in ("images", "labels", "indices"):
+            found = np.concatenate([np.asarray(getattr(part, field)) for part in own])
+            assert found.tobytes() == np.asarray(getattr(batch, field)).tobytes()
+
+
+def test_parts_need_whole_batches(records):
+    with pytest.raises(ValueError, match="no picture is left out"):
+        batches(records, part=(0, 1, 2), on_error="skip")
+    with pytest.raises(ValueError, match="one picture at least"):
+        batches(records, part=(0, 1, 8))

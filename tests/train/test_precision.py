@@ -32,7 +32,7 @@ ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
 def gradients(ours: Trainer, images: tf.Tensor, labels: tf.Tensor) -> dict[str, np.ndarray]:
-    _, _, found = ours._gradients(images, labels, tf.constant([0, 0]))
+    _, _, found = ours._gradients(images, labels, tf.constant([0, 0]), tf.size(labels))
     return {name: g.numpy() for name, g in found.items()}
 
 

@@ -20,6 +20,7 @@ from barenets.train.data.place import Place, exists, numbered
 from barenets.train.data.table import Records, closed
 from barenets.weights import files
 
+_PIECE = 1 << 20  # bytes
 _PICTURES = re.compile(r"(train|t10k|test)-images[-.]idx3-ubyte(\.gz)?")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 """The ten classes of Fashion-MNIST (zalandoresearch/fashion-mnist, README)."""
@@ -100,6 +101,9 @@ def _array(path: str, sides: int) -> np.ndarray:
 def _unzipped(path: str, size: int) -> memoryview:
     try:
         with files.opened(path) as file, gzip.GzipFile(fileobj=file) as unzipped:
-            return memoryview(unzipped.read(size))
+            content = bytearray()  # which grows with what there is, and not with what is claimed
+            while piece := unzipped.read(min(_PIECE, size - len(content))):
+                content += piece
+            return memoryview(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be unzipped ({error}); is the file complete?") from None

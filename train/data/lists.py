@@ -95,7 +95,7 @@ def _lines(source: str) -> list[tuple[int, str, str]]:
         if label is None:
             path, label = line, synset(line)
         if label is None:
-            raise UserError(f"{source} line {number}: no label after {line!r}; write `path label`")
+            raise UserError(f"{source} line {number}: no label after {line!r:.200}; write `path label`")
         if not is_absolute(path):
             path = os.path.join(os.path.dirname(source), path)
         entries.append((number, path, label))

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from barenets import UserError
 from barenets.ops.image import Preprocessing
+from barenets.ops.replicas import boundary
 from barenets.train.data import augment
 from barenets.train.data.augment import Policy
 from barenets.train.data.records import Records
@@ -68,10 +69,17 @@ class Batches:
     """What to do about a picture that cannot be decoded: "stop" names it, "skip" leaves it out and lists it."""
     workers: int | None = None
     """Pictures that are made at a time; None: as many as there are cores. The batches do not depend on it."""
+    part: tuple[int, int, int] = (0, 1, 1)
+    """Which parts of every batch are made: the first, the one after the last, and of how many, see
+    `replicas.boundary`. The order, what happens to each picture, and `position` are those of whole batches."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Path -> reason, of the pictures that were left out so far."""
 
     def __post_init__(self) -> None:
+        if self.part[2] > 1 and (self.on_error == "skip" or self.batch_size < self.part[2]):
+            raise ValueError(
+                "parts of batches go together only if no picture is left out, and have one picture at least"
+            )
         if self.ten_crop and self.policy:
             raise ValueError("pictures are either augmented or shown in ten crops")
         policy = augment.checked(self.policy)
@@ -92,8 +100,13 @@ class Batches:
         Raises UserError that names the file if a picture cannot be decoded and `on_error` is "stop".
         """
         order, times, partners = self._drawn(epoch)
-        batches = iter(self._dataset(order, times, partners, epoch, start))
-        position = start
+        places = np.arange(start, len(order), dtype=np.int32)
+        parts = self.part[2]
+        if parts > 1:
+            whole = np.split(places, range(self.batch_size, len(places), self.batch_size))
+            places = np.concatenate([self._own(batch) for batch in whole])
+        dataset = self._dataset(order, times, partners, epoch, places)
+        batches, position = iter(dataset), start
         while True:
             try:
                 images, labels, indices, places = next(batches)
@@ -103,13 +116,26 @@ class Batches:
                 for place in range(position, min(position + self.batch_size, len(order))):
                     self._name_culprit([order[place], *partners[place]])
                 raise UserError(f"{self.records.source}: cannot be read ({reason(error)})") from error
+            if parts > 1:
+                position = min(position + self.batch_size, len(order))
+                yield Batch(images, labels, indices.numpy(), position)
+                continue
             read = places.numpy()
             for place in sorted(set(range(position, read[-1])) - set(read.tolist())):
                 self._note_skipped(order[place], partners[place])
             position = int(read[-1]) + 1
             yield Batch(images, labels, indices.numpy(), position)
+        if parts > 1 and position < len(order):  # the last batch has nothing for this part
+            empty = [tf.zeros([0, *spec.shape[1:]], spec.dtype) for spec in dataset.element_spec]
+            yield Batch(empty[0], empty[1], empty[2].numpy(), len(order))
+            return
         for place in range(position, len(order)):
             self._note_skipped(order[place], partners[place])
+
+    def _own(self, batch: np.ndarray) -> np.ndarray:
+        """Of what belongs to a whole batch, what belongs to this part."""
+        first, after, parts = self.part
+        return batch[boundary(len(batch), first, parts) : boundary(len(batch), after, parts)]
 
     def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The order, how often each record came before in it, and with which record each Blend puts it together.
@@ -133,17 +159,18 @@ class Batches:
         return order, times, partners
 
     def _dataset(
-        self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, start: int
+        self, order: np.ndarray, times: np.ndarray, partners: np.ndarray, epoch: int, places: np.ndarray
     ) -> tf.data.Dataset:
-        places = np.arange(len(order), dtype=np.int32)
+        """The batches of the pictures at `places` of the order, int32."""
         seeds = self._seeds(order, times, epoch)
-        dataset = tf.data.Dataset.from_tensor_slices(tuple(a[start:] for a in (places, order, seeds, partners)))
+        dataset = tf.data.Dataset.from_tensor_slices((places, order[places], seeds[places], partners[places]))
         dataset = dataset.map(self._load, num_parallel_calls=self.workers or os.cpu_count() or 1, deterministic=True)
         if self.on_error == "skip":
             dataset = dataset.ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can keep an epoch that is over waiting for up to a minute
-        return dataset.batch(self.batch_size).prefetch(2).with_options(options)
+        size = len(self._own(np.arange(self.batch_size)))
+        return dataset.batch(size).prefetch(2).with_options(options)
 
     def _seeds(self, order: np.ndarray, times: np.ndarray, epoch: int) -> np.ndarray:
         """int64 [len(order), 2], what `uniform` draws each picture's numbers from."""
@@ -274,7 +301,7 @@ def scrambled(*values: int | np.ndarray) -> np.ndarray:
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP.
+    """uint8 RGB [H, W, 3] of the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP (from TensorFlow 2.20 on).
 
     Grey and CMYK become RGB, 16 bits become their upper 8, alpha is left out. As TensorFlow does, it takes the pixels
     as they are stored, whatever Exif says about turning them. Raises InvalidArgumentError for what is none of these,

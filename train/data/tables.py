@@ -15,7 +15,7 @@ from functools import cache
 
 import tensorflow as tf
 
-from barenets import UserError
+from barenets import UserError, printable
 from barenets.train.data.lists import is_absolute, text_of
 from barenets.train.data.place import Place, entries
 from barenets.train.data.table import Records, agree, classes
@@ -72,7 +72,7 @@ def read(place: Place, class_names: Sequence[str] | None) -> Records:
 def _column(source: str, columns: list[str], known: tuple[str, ...], what: str) -> int:
     found = [columns.index(name) for name in known if name in columns]
     if not found:
-        have = f"the header has {', '.join(columns)[:200]}" if columns else "there is no header"
+        have = f"the header has {printable(', '.join(columns)[:200])}" if columns else "there is no header"
         raise UserError(f"{source}: no column of the {what}: {have}; call it {known[0]}")
     return found[0]
 
@@ -93,4 +93,6 @@ def _find(folder: str, name: str, look: Callable[[str], frozenset[str]], where: 
                 return os.path.join(held, base + extension)
     if os.path.splitext(name)[1]:
         return os.path.join(folder, name)
-    raise UserError(f"{where}: no picture {name}.jpg or the like lies beside the file, or in images or train there")
+    raise UserError(
+        f"{where}: no picture {printable(name)}.jpg or the like lies beside the file, or in images or train there"
+    )
