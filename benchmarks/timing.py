@@ -143,14 +143,19 @@ def report(tables: Sequence[Table], path: str | None) -> None:
 
 def machine() -> dict[str, str]:
     """What the figures depend on besides the code."""
+    import tensorflow as tf  # not above: some cases measure a process without it
+
     information = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in information if line.startswith("model name")), platform.machine())
     flags = next((line.split() for line in information if line.startswith("flags")), [])
     vectors = [flag for flag in ("avx2", "fma", "avx512f", "amx_bf16") if flag in flags]
     memory_size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    devices = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    gpus = [details["device_name"] for details in devices]
     versions = [f"Python {platform.python_version()}", *map(_version, ("tensorflow", "keras", "numpy", "torch"))]
     return {
         "CPU": f"{model}, {len(os.sched_getaffinity(0))} cores, {' '.join(vectors)}",
+        "GPU": ", ".join(gpus) or "none",
         "memory": gigabytes(memory_size),
         "system": f"{platform.system()} {platform.release()}",
         "versions": ", ".join(versions),

@@ -100,7 +100,7 @@ def test_every_record_once(records, batch_size):
 def test_the_end_of_an_epoch_does_not_wait_for_autotuning(records):
     # Its thread wakes after up to a minute, and now and then the iterator waited for that: 0 to 45 s an epoch.
     data = batches(records, **SHUFFLED)
-    assert data._dataset(*data._drawn(0), 0, 0).options().autotune.enabled is False
+    assert data._dataset(*data._drawn(0), 0, np.arange(11)).options().autotune.enabled is False
 
 
 @pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["in order", "shuffled"])
