@@ -299,8 +299,10 @@ class Trainer:
         found, back = tape.gradient(loss, wanted, output_gradients=scale)
         if scale is not None:
             found, back = ({n: g if g is None else wide(g) / scale for n, g in some.items()} for some in (found, back))
-        if watch:
-            watch.gradients, watch.losses = back, softmax_cross_entropy(labels, logits)
+        if watch:  # which is shown the gradients of these pictures' mean
+            share = tf.cast(count, tf.float32) / tf.cast(tf.shape(labels)[0], tf.float32)
+            watch.gradients = {name: g if g is None else g * tf.cast(share, g.dtype) for name, g in back.items()}
+            watch.losses = softmax_cross_entropy(labels, logits)
         return logits, loss, found
 
     def _weights(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

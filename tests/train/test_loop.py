@@ -573,6 +573,15 @@ def test_accumulated_is_the_step_of_the_whole_batch(pieces):
     assert ours._steps[False].experimental_get_tracing_count() == 1
 
 
+def test_of_pieces_the_first_is_looked_at_as_a_batch_of_its_own():
+    images, labels = batch(7)
+    of_piece = trainer(Net(), accumulate=2).step(images, labels, 0, 0.1, inside=True).inside
+    alone = trainer(Net()).step(images[:4], labels[:4], 0, 0.1, inside=True).inside
+    for key in ("activations", "picture_squares", "losses", "pictures"):
+        for ours, theirs in zip(tf.nest.flatten(of_piece[key]), tf.nest.flatten(alone[key]), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7, err_msg=key)  # 1/7 is rounded
+
+
 def test_each_piece_draws_its_own_dropout():
     """The step is the sum of steps on 2, 2 and 1 pictures, each with dropout from (seed, step, its first picture)."""
     images, labels = tf.repeat(batch(1)[0], 5, 0), tf.constant([1] * 5)
