@@ -50,7 +50,7 @@ class Place:
     def inside(self, paths: Sequence[str], where: Callable[[int], str]) -> None:
         """Raises UserError for the first of a list's `paths` that leads out of its folder, if it is named LIST:inside.
 
-        Where a link leads counts, of FILE#INDEX and FILE:PART#INDEX that of FILE.
+        Where a link leads counts, of `FILE#INDEX` and `FILE:PART#INDEX` that of FILE.
         """
         if self.words != ("inside",):
             self.whole()
