@@ -293,7 +293,16 @@ class Run:
         return {name: int(np.prod(variable.shape)) for name, variable in self.trainer.trained.items()}
 
     def save(self) -> None:
-        """Writes a checkpoint of this very state to `path` and drops those that are no longer kept; the chief does."""
+        """Writes a checkpoint of this very state to `path` and drops those that are no longer kept; the chief does.
+
+        Raises DivergedError, and writes nothing, if a variable is not finite, which ReLUs and poolings can hide.
+        """
+        for name, variable in named_variables(self.net).items():
+            if not tf.reduce_all(tf.math.is_finite(variable)):
+                raise DivergedError(
+                    f"step {self.step}: not a finite number, first in the variable {name}; the checkpoints before are "
+                    f"without it: --resume --logdir {self.settings.logdir}"
+                )
         folder = os.path.join(self.settings.logdir, checkpoints.FOLDER)
         if not self.devices.chief:
             self.path = checkpoints.path(folder, self.step)

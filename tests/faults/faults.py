@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -251,12 +252,13 @@ def plant(layer: str, kind: str, at: int) -> None:
     loop.Trainer.step = step
 
 
-@fault("NaN in a variable", 6, "stops and names it; no checkpoint has it; goes on bit for bit")
+@fault("NaN in a variable", 10, "stops and names it; no checkpoint has it; goes on bit for bit", quick=3)
 def planted(lab: Lab, folder: Path, rng: random.Random) -> None:
     layer, kind, at = rng.choice(["conv1", "fc2", "fc3"]), rng.choice(["weights", "biases"]), rng.randrange(1, 14)
     done = lab.run(*lab.finetune(folder), before=partial(plant, layer, kind, at))
     assert done.code == 1, done
-    assert f"step {at}: not a finite number, first in the variable {layer}/{kind}" in done.err
+    # A ReLU hides it from the loss: then it is found before the next checkpoint would be written.
+    assert re.search(rf"step ({at}|{at + 1}): not a finite number, first in the variable {layer}/{kind}", done.err)
     assert lab.sound(folder) == at
     lab.resumes(folder)
 
