@@ -9,6 +9,7 @@ that there are. Exit status 1 if any of the last three grow, or memory by more t
 """
 
 import gc
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -38,7 +39,9 @@ class Watch(Progress):
     def epoch(self, epoch: int, epochs: int, total: int, done: int) -> EpochProgress:
         gc.collect()
         traces = sum(x.experimental_get_tracing_count() for x in gc.get_objects() if type(x) is Function)
-        open_files, threads = (len(list(Path(f"/proc/self/{kind}").iterdir())) for kind in ("fd", "task"))
+        # matplotlib keeps fonts open from the first drawing of a report on, which is after a minute.
+        open_files = sum(not os.path.realpath(file).endswith(".ttf") for file in Path("/proc/self/fd").iterdir())
+        threads = len(list(Path("/proc/self/task").iterdir()))
         self.rows.append((epoch * self._steps, memory()["VmRSS"] / 1e6, open_files, threads, traces))
         return super().epoch(epoch, epochs, total, done)
 
