@@ -16,6 +16,12 @@ def pytest_report_header() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy", "protobuf"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes by the name of their argument: those of gzip and protobuf differ between the processes that share the
+    tests, which must call them the same."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real pictures: $BARENETS_DATA, or shared/data beside the checkout."""

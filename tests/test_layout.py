@@ -56,3 +56,10 @@ def test_help_does_not_wait_for_tensorflow() -> None:
     script = "import sys; from barenets.train.cli import _parser; _parser(); print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_every_process_calls_a_test_the_same(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist runs nothing where two processes collect different names, and compressed bytes hold the time."""
+    for item in request.session.items:
+        for name, value in item.callspec.params.items() if hasattr(item, "callspec") else ():
+            assert name in item.name or not isinstance(value, bytes), item.nodeid

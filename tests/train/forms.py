@@ -72,7 +72,7 @@ def example(**features: object) -> bytes:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     named = {name.replace("_", "/"): feature(value) for name, value in features.items()}
-    return tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString(deterministic=True)
 
 
 def shard(path: Path, examples: list[bytes]) -> Path:

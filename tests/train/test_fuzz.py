@@ -12,7 +12,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def picture(name: str) -> tuple[str, Callable[[int], Files]]:
     return DECODED_BY, lambda seed: {"x": change(content, seed)}
 
 
+gzipped = partial(gzip.compress, compresslevel=1, mtime=0)  # a seed names the same bytes at all times
 IDX = "train-images-idx3-ubyte"
 TEXTS = {
     "x.txt": "a b.jpg cat\n# no\nc.png dog\nd/n01440764_1.JPEG\n",
@@ -128,16 +129,16 @@ TEXTS = {
 }
 CASES: dict[str, tuple[str, Callable[[int], Files]]] = {
     "idx": (RECORDS, lambda seed: changed(mnist(IDX), seed)),
-    "idx, gzipped": (RECORDS, lambda seed: changed(mnist(f"{IDX}.gz", gzip.compress), seed)),
+    "idx, gzipped": (RECORDS, lambda seed: changed(mnist(f"{IDX}.gz", gzipped), seed)),
     "idx, damaged and gzipped": (
         RECORDS,
-        lambda seed: {f"{n}.gz": gzip.compress(c, 1) for n, c in changed(mnist(IDX), seed).items()},
+        lambda seed: {f"{n}.gz": gzipped(c) for n, c in changed(mnist(IDX), seed).items()},
     ),
     "npz of pictures": (RECORDS, lambda seed: {"x.npz": zipped(npz(x=images(), y=np.arange(4)), seed)}),
     "cifar": (RECORDS, lambda seed: changed(cifar(), seed)),
     "cifar, binary": (RECORDS, lambda seed: changed({"test.bin": bytes(6148), "fine_label_names.txt": b"x\n"}, seed)),
     "cifar, packed": (RECORDS, lambda seed: {"cifar-100-binary.tar": mutated(tar(), seed)}),
-    "cifar, gzipped": (RECORDS, lambda seed: {"cifar-100-binary.tar.gz": mutated(gzip.compress(tar(), 1), seed)}),
+    "cifar, gzipped": (RECORDS, lambda seed: {"cifar-100-binary.tar.gz": mutated(gzipped(tar()), seed)}),
     "records": (RECORDS, lambda seed: {"x.tfrecord": examples(seed)}),
     **{name: (RECORDS, lambda seed, n=name: {n: mutated(TEXTS[n].encode(), seed)}) for name in TEXTS},
     "names of classes": (
