@@ -1,6 +1,7 @@
 """The rooms of the house: which may import which, and what none of them may."""
 
 import ast
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -58,8 +59,7 @@ def test_help_does_not_wait_for_tensorflow() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_every_process_calls_a_test_the_same(request: pytest.FixtureRequest) -> None:
-    """pytest-xdist runs nothing where two processes collect different names, and compressed bytes hold the time."""
-    for item in request.session.items:
-        for name, value in item.callspec.params.items() if hasattr(item, "callspec") else ():
-            assert name in item.name or not isinstance(value, bytes), item.nodeid
+@pytest.mark.parametrize("content", [gzip.compress(b"x")])
+def test_every_process_calls_a_test_the_same(request: pytest.FixtureRequest, content: bytes) -> None:
+    """pytest-xdist runs nothing where two processes collect different names, and these bytes hold the time."""
+    assert request.node.name.endswith("[content]")

@@ -782,7 +782,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     parser.add_argument("--resume", action="store_true", default=False, help="go on with the recipe in --logdir")
     parser.add_argument("--json", action="store_true", default=False, help="print one JSON object at the end")
-    for field in dataclasses.fields(module.Settings):
+    for field in sorted(dataclasses.fields(module.Settings), key=lambda field: bool(field.kw_only)):  # its own first
         text, default = field.metadata["help"], field.default
         options: dict[str, Any] = {"type": next((k for word, k in _KINDS.items() if word in str(field.type)), str)}
         if isinstance(default, tuple):

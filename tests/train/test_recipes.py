@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from barenets import UserError, nets, weights
-from barenets.train import checkpoints, data
+from barenets.ops import PRECISIONS
+from barenets.train import checkpoints, data, finetune, model
 from barenets.train.cli import main
 from barenets.train.data import lists
 from barenets.train.progress import Progress
@@ -45,13 +46,23 @@ def part(source: Path, count: int, path: Path, *, shuffled: bool = False) -> Pat
 # Each reduced run passes a bar that neither the untrained network, nor one that learns labels drawn at random, passes.
 
 
-@pytest.mark.slow
-def test_hotdog(shared_data, tmp_path):
+def hotdog(shared_data: Path) -> dict[str, Any]:
     given = {"val": shared_data / "hotdog/val", "size": 160, "head_epochs": 6, "unfreeze": 1, "epochs": 1}
-    given["weights"] = shared_data / "weights/resnet50_imagenet.h5"
-    sound = run("hotdog_resnet50", tmp_path / "sound", train=shared_data / "hotdog/train", pictures=100, **given)
-    assert sound["before"] < 0.8 <= sound["best"]
-    given |= {"unfreeze": 0, "train": part(shared_data / "hotdog/train", 100, tmp_path / "l/train.txt", shuffled=True)}
+    given |= {"train": shared_data / "hotdog/train", "pictures": 100}
+    return given | {"weights": shared_data / "weights/resnet50_imagenet.h5"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_hotdog(shared_data, tmp_path, precision):
+    sound = run("hotdog_resnet50", tmp_path, precision=precision, **hotdog(shared_data))
+    assert sound["before"] < 0.8 <= min(sound["stage 1, best"], sound["stage 2, best"])
+
+
+@pytest.mark.slow
+def test_hotdog_with_wrong_labels(shared_data, tmp_path):
+    train = part(shared_data / "hotdog/train", 100, tmp_path / "l/train.txt", shuffled=True)
+    given = hotdog(shared_data) | {"unfreeze": 0, "train": train}
     assert run("hotdog_resnet50", tmp_path / "broken", **given)["best"] < 0.8
 
 
@@ -66,8 +77,15 @@ def test_vgg16(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_from_scratch(shared_data, tmp_path):
-    given = {"val": f"{shared_data}/mnist:test", "size": 32, "epochs": 2, "batch_size": 16, "val_pictures": 200}
+@pytest.mark.parametrize("computed", [*({"precision": name} for name in PRECISIONS), {"xla": True}], ids=str)
+def test_from_scratch(shared_data, tmp_path, computed):
+    given = computed | {
+        "val": f"{shared_data}/mnist:test",
+        "size": 32,
+        "epochs": 2,
+        "batch_size": 16,
+        "val_pictures": 200,
+    }
     sound = run("from_scratch", tmp_path / "sound", train=f"{shared_data}/mnist:train", pictures=640, **given)
     assert sound["before"] < 0.3 < 0.5 <= sound["best"]
     assert (tmp_path / "sound/samples.png").read_bytes()[1:4] == b"PNG"
@@ -243,6 +261,25 @@ def test_features_of_another_list_and_fewer_classes(tmp_path, monkeypatch):
     given |= {"features": None, "weights": tmp_path / "a/round-0"}
     with pytest.raises(UserError, match=r"does not fit the network.*head/classifier/weights is 64×2 .* and 64×3"):
         run("dog_breeds_xception", tmp_path / "c", train=tmp_path / "train", **given)
+
+
+class ReachedError(Exception):
+    """A recipe came as far as training."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_computes_as_it_is_told(name, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "pictures", 4)
+
+    def reached(settings: Any, progress: Progress) -> None:
+        raise ReachedError(settings.precision, settings.xla, settings.seed)
+
+    monkeypatch.setattr(finetune, "start_or_resume", reached)
+    monkeypatch.setattr(model, "choose_network", lambda weights, net, variant: (net, variant))
+    given = {"train": tmp_path / "pictures", "val": tmp_path / "pictures", "precision": "bfloat16", "xla": True}
+    with pytest.raises(ReachedError) as caught:
+        run(name, tmp_path / "log", seed=7, **given)
+    assert caught.value.args == ("bfloat16", True, 7)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from barenets.train import finetune, model
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, report, setting, taken
+from barenets.train.recipes.recipe import Common, Report, report, setting, taken
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """The options of `barenets run alexnet_finetune`."""
 
     train: str = setting("label list or folder of the pictures")
@@ -33,7 +33,6 @@ class Settings:
     batch_size: int = setting("pictures a step", 128, least=1)
     learning_rate: float = setting("of SGD with momentum 0.9", 0.001)
     pictures: int | None = setting("how many of the pictures to train on (default all)", None, least=1)
-    seed: int = setting("everything random follows from it", 0)
     logdir: str = setting("where all goes", "runs/alexnet_finetune")
 
 
@@ -51,6 +50,8 @@ def run(s: Settings, progress: Progress) -> Report:
         epochs=s.epochs,
         batch_size=s.batch_size,
         learning_rate=s.learning_rate,
+        precision=s.precision,
+        xla=s.xla,
         seed=s.seed,
         logdir=s.logdir,
     )

@@ -30,13 +30,13 @@ from barenets.train import data, finetune, model, predictions
 from barenets.train.blend import Blended, Classifiers
 from barenets.train.data.place import exists
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, figures, labelled, setting, written
+from barenets.train.recipes.recipe import Common, Report, figures, labelled, setting, written
 
 TOP = ("base/block13*", "base/block14*", "head")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """The options of `barenets run dog_breeds_xception`."""
 
     train: str = setting("pictures with their breeds")
@@ -57,7 +57,6 @@ class Settings:
     rounds: int = setting("in which the unlabelled pictures are labelled and trained on", 1)
     confidence: float = setting("probability from which on a label is believed", 0.9)
     features: str | None = setting("where the first round's maps are kept (default in --logdir)", None)
-    seed: int = setting("everything random follows from it", 0)
     logdir: str = setting("where all goes", "runs/dog_breeds_xception")
 
 
@@ -94,6 +93,8 @@ def run(s: Settings, progress: Progress) -> Report:
             blend=s.auxiliary > 0,
             features=None if number else s.features,
             stages=tuple(stages),
+            precision=s.precision,
+            xla=s.xla,
             seed=s.seed,
             logdir=f"{s.logdir}/round-{number}",
         )

@@ -20,14 +20,14 @@ from barenets.train import data, finetune, model
 from barenets.train.data import preview
 from barenets.train.evaluate import predict
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, report, setting, taken
+from barenets.train.recipes.recipe import Common, Report, report, setting, taken
 
 VARIANTS = {"alexnet": "one_tower", "vgg11": "paper", "googlenet": "bvlc", "resnet18": "torchvision"}
 SAMPLES = 32
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """The options of `barenets run from_scratch`."""
 
     net: str = setting(f"one of {', '.join(VARIANTS)}", "resnet18")
@@ -40,7 +40,6 @@ class Settings:
     augment: str = setting("a policy; digits must not be mirrored", "none")
     pictures: int | None = setting("how many of the pictures to train on (default all)", None, least=1)
     val_pictures: int | None = setting("how many to validate on (default all)", None, least=1)
-    seed: int = setting("everything random follows from it", 0)
     logdir: str = setting("where all goes", "runs/from_scratch")
 
 
@@ -61,6 +60,8 @@ def run(s: Settings, progress: Progress) -> Report:
         batch_size=s.batch_size,
         learning_rate=s.learning_rate,
         augment=s.augment,
+        precision=s.precision,
+        xla=s.xla,
         seed=s.seed,
         logdir=s.logdir,
     )

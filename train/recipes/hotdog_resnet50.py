@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from barenets.train import finetune, model
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, report, setting, taken
+from barenets.train.recipes.recipe import Common, Report, report, setting, taken
 
 DOWN = ("base/res5*", "base/bn5*", "base/res4*", "base/bn4*", "base/res3*", "base/bn3*")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """The options of `barenets run hotdog_resnet50`."""
 
     train: str = setting("pictures of two or more classes")
@@ -36,7 +36,6 @@ class Settings:
     rate: float = setting("Adam's rate for these, at the top; each layer below trains 0.95 times as fast", 1e-5)
     batch_size: int = setting("pictures a step", 20, least=1)
     pictures: int | None = setting("how many of the pictures to train on (default all)", None, least=1)
-    seed: int = setting("everything random follows from it", 0)
     logdir: str = setting("where all goes", "runs/hotdog_resnet50")
 
 
@@ -73,6 +72,8 @@ def run(s: Settings, progress: Progress) -> Report:
         weight_decay=0.0,
         batch_size=s.batch_size,
         stages=(head, *further),
+        precision=s.precision,
+        xla=s.xla,
         seed=s.seed,
         logdir=s.logdir,
     )

@@ -30,6 +30,15 @@ def setting(text: str, default: Any = dataclasses.MISSING, *, least: int = 0, mo
     return dataclasses.field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options that every recipe has beside its own."""
+
+    precision: str = setting("what layers compute in: float32, bfloat16 or float16", "float32")
+    xla: bool = setting("True compiles the network", False)
+    seed: int = setting("everything random follows from it", 0)
+
+
 @dataclass(frozen=True)
 class Report:
     """What a recipe came to."""

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from barenets.train import finetune
 from barenets.train.progress import Progress
-from barenets.train.recipes.recipe import Report, report, setting, taken
+from barenets.train.recipes.recipe import Common, Report, report, setting, taken
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """The options of `barenets run vgg16_bottleneck`."""
 
     train: str = setting("pictures of two or more classes")
@@ -32,7 +32,6 @@ class Settings:
     batch_size: int = setting("pictures a step", 16, least=1)
     pictures: int | None = setting("how many of the pictures to train on (default all)", None, least=1)
     val_pictures: int | None = setting("how many to validate on (default all)", None, least=1)
-    seed: int = setting("everything random follows from it", 0)
     logdir: str = setting("where all goes", "runs/vgg16_bottleneck")
 
 
@@ -65,6 +64,8 @@ def run(s: Settings, progress: Progress) -> Report:
         size=s.size,
         batch_size=s.batch_size,
         stages=(features_then_head, last_block),
+        precision=s.precision,
+        xla=s.xla,
         seed=s.seed,
         logdir=s.logdir,
     )
