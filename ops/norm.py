@@ -7,6 +7,8 @@ Three definitions go by the name of local response normalization (n channels wid
     Krizhevsky et al. 2012     y = x / (k + α · Σ x²)^β        k = 2, α = 1e-4, section 3.3
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from barenets.ops import replicas
@@ -49,7 +51,8 @@ class BatchNorm(tf.Module):
         if batch and replicas.count() > 1:
             mean, variance, count = self._moments(wide(x))
             y = (wide(x) - mean) * (tf.math.rsqrt(variance + self.epsilon) * gamma) + self.beta
-            self._move(mean, variance * count / (count - 1))
+            # As FusedBatchNorm has it of one value; and a piece of no pictures on any device moves nothing.
+            self._move(mean, variance * count / tf.maximum(count - 1, 1), tf.minimum(count, 1))
             return tf.cast(y, x.dtype)
         # Not tf.nn.fused_batch_norm, which raises an epsilon of 1e-5 to 1.001e-5.
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -65,16 +68,17 @@ class BatchNorm(tf.Module):
             self._move(mean, variance)
         return y
 
-    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    def _move(self, mean: tf.Tensor, variance: tf.Tensor, share: Any = 1) -> None:
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            replicas.assign(moving, moving - (1 - self._decay) * (moving - value))
+            replicas.assign(moving, moving - share * (1 - self._decay) * (moving - value))
 
     def _moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Mean and variance of each channel on all devices, and over how many values."""
+        """Mean and variance of each channel on all devices, 0 if there are no values, and how many there are."""
         count = replicas.total(tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype))
-        mean = replicas.total(tf.reduce_sum(x, [0, 1, 2])) / count
+        divisor = tf.maximum(count, 1)
+        mean = replicas.total(tf.reduce_sum(x, [0, 1, 2])) / divisor
         # Two passes: the mean of the squares less the square of the mean would lose digits.
-        return mean, replicas.total(tf.reduce_sum(tf.square(x - mean), [0, 1, 2])) / count, count
+        return mean, replicas.total(tf.reduce_sum(tf.square(x - mean), [0, 1, 2])) / divisor, count
 
     def gradient_squares(self, x: tf.Tensor, gradient: tf.Tensor, *, train: bool) -> dict[str, tf.Tensor]:
         """The square of the norm of each picture's part in the gradient of gamma and of beta, float32 [N] each.

@@ -6,6 +6,8 @@ all of them, so that together they make the step that one device would make of t
 
 import json
 import os
+import signal
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,8 +142,10 @@ def local(count: int | None) -> Devices:
     return Devices(tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]))
 
 
-def of_workers(hosts: Sequence[str], worker: int) -> Devices:
+def of_workers(hosts: Sequence[str], worker: int, say: Callable[[str], object] = lambda text: None) -> Devices:
     """The devices of all workers, of which this process is number `worker`; returns when all of them are there.
+
+    Until then it waits, which it lets `say` tell; Ctrl-C ends the process.
 
     `hosts` are their addresses, host:port, the same on each. To be called before TensorFlow has been at work. Raises
     UserError for what cannot be addresses.
@@ -158,20 +162,21 @@ def of_workers(hosts: Sequence[str], worker: int) -> Devices:
         raise UserError(f"--worker {worker}: the workers are 0 to {len(hosts) - 1}, in the order of --workers")
     cluster = {"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": worker}}
     os.environ["TF_CONFIG"] = json.dumps(cluster)
-    return of_environment()
+    return of_environment(say)
 
 
-def of_environment() -> Devices:
+def of_environment(say: Callable[[str], object] = lambda text: None) -> Devices:
     """The devices of all workers that TF_CONFIG names; of this process alone if it names none.
 
-    Raises UserError if TF_CONFIG is not what TensorFlow writes there.
+    As `of_workers`. Raises UserError if TF_CONFIG is not what TensorFlow writes there.
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
         config = json.loads(text or "{}")
         workers = config.get("cluster", {}).get("worker", [])
         others = set(config.get("cluster", {})) - {"worker"}
-        index = int(config.get("task", {}).get("index", 0))
+        task = config.get("task", {})
+        index, is_worker = int(task.get("index", -1)), task.get("type") == "worker"
     except (ValueError, AttributeError, TypeError):
         raise UserError(f"TF_CONFIG is not a cluster and a task as JSON: {text[:80]!r}") from None
     if others:
@@ -180,7 +185,21 @@ def of_environment() -> Devices:
         )
     if len(workers) < 2:
         return Devices()
-    return Devices(tf.distribute.MultiWorkerMirroredStrategy(), index, len(workers))
+    if not is_worker or not 0 <= index < len(workers):
+        raise UserError(
+            f'TF_CONFIG must say which of its {len(workers)} workers this is: "task": {{"type": "worker", "index": N}}'
+        )
+    say(f"worker {index} at {workers[index]}: waiting until all {len(workers)} workers are there")
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if main else None  # Python sees no signal while it waits
+    try:
+        return Devices(tf.distribute.MultiWorkerMirroredStrategy(), index, len(workers))
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(getattr(error, "message", error)).partition("\n")[0]
+        raise UserError(f"worker {index}: cannot begin at {workers[index]} ({reason}); is its port free?") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

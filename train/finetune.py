@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from barenets import UserError, weights
+from barenets import UserError, printable, weights
 from barenets.look.findings import findings
 from barenets.look.report import Report
 from barenets.nets import Headed, Maps
@@ -152,6 +152,10 @@ class Run:
             raise UserError(
                 f"{s.val}: holds other pictures, or other labels, than when the run in {s.logdir} began; put them back"
             )
+        if self.devices.workers > 1:  # first of all: to make variables they meet already
+            places = dict.fromkeys(("train", "val", "weights", "features", "logdir"))  # whose content counts
+            pictures = [self.records.fingerprint, self.held_out and self.held_out.fingerprint]
+            self.devices.check("its pictures or settings", [*pictures, {**s.to_json(), **places}])
         with self.devices.scope():
             self.net = s.build(len(self.class_names))
         self.load_report: weights.LoadReport | None = None
@@ -168,10 +172,8 @@ class Run:
             if scale := state.get("loss_scale"):
                 self.trainer.loss_scale = LossScale(**scale)
         if self.devices.workers > 1:
-            places = dict.fromkeys(("train", "val", "weights", "features", "logdir"))  # whose content counts
             digests = [zlib.crc32(variable.numpy().tobytes()) for variable in named_variables(self.net).values()]
-            pictures = [self.records.fingerprint, self.held_out and self.held_out.fingerprint]
-            self.devices.check("its pictures, weights or settings", [*pictures, digests, {**s.to_json(), **places}])
+            self.devices.check("its weights", digests)
 
     def _plan(self, s: Settings) -> "_Plan":
         """What a stage with the settings `s` will do; raises UserError for what it cannot."""
@@ -193,7 +195,9 @@ class Run:
                 f"--batch-size {s.batch_size}: is fewer pictures than there are devices, {self.devices.replicas}"
             )
         if self.devices.replicas > 1 and s.xla:
-            raise UserError("--xla: within what it compiles several devices cannot meet; leave it out")
+            raise UserError(
+                "--xla: within what it compiles several devices cannot meet; train on one, or start without"
+            )
         if self.devices.workers > 1 and s.bottleneck:
             raise UserError("--bottleneck keeps its maps in one folder: one worker does that, on any devices")
         if self.devices.workers > 1 and s.on_error == "skip":
@@ -505,7 +509,7 @@ def _train(run: Run, progress: Progress) -> Result:
                     watch = inside or (s.summary_every > 0 and run.step % s.summary_every == 0)
                     result = run.trainer.step(batch.images, batch.labels, run.step, rate, watch=watch, inside=inside)
                     accepted = run.trainer.accepts(result)
-                    if watch and (result.finite or not accepted):
+                    if watch and devices.chief and (result.finite or not accepted):
                         note(writer, report, run.step, result, rate)
                     if not accepted:
                         where = first_nonfinite(run.trainer, batch.images, batch.labels, run.step)
@@ -557,7 +561,7 @@ def _train(run: Run, progress: Progress) -> Result:
         **run.batches.skipped,
         **(run.validation.skipped if run.validation else {}),
     }.items():
-        progress.say(f"not read: {skipped} ({reason})")
+        progress.say(printable(f"not read: {skipped} ({reason})"))
     return Result(
         settings=s,
         step=run.step,

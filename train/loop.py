@@ -233,6 +233,9 @@ class Trainer:
             raise ValueError(f"the loss does not depend on {', '.join(missing)}: they cannot be trained")
         classes = tf.argmax(labels, 1, tf.int32) if labels.dtype.is_floating else labels
         correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == classes, dtype=tf.int32)
+        if replicas.count() > 1:  # of no pictures TensorFlow's depthwise convolution gives what lay in memory
+            some = tf.shape(labels)[0] > 0
+            found = {name: tf.where(some, gradient, tf.zeros_like(gradient)) for name, gradient in found.items()}
         seen: dict[str, Any] = {}
         if watch:
             pictures = None if self._exact else activations.PICTURES
@@ -340,7 +343,7 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
 
     statistics = trainer.statistics()
     rng, count = tf.constant([trainer._seed, step]), len(images)
-    size = trainer._piece_size(count)
+    size = max(1, trainer._piece_size(count))
     for start in range(0, count, size):
         _, loss, gradients = trainer._gradients(*trainer._piece(images, labels, rng, start, size), count, look)
         if not found and bad(loss):
@@ -349,4 +352,6 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
         if found:
             break
     trainer.restore(statistics)
+    if not found and trainer._devices.replicas > 1:  # of several workers each looks at its own part of the batch
+        return "what the devices made of it together, or another worker's part of the batch"
     return found[0] if found else "the norm of all gradients together, which overflows"

@@ -86,6 +86,12 @@ def test_devices_make_the_step_of_one(of_one, of_several, case):
         assert far < ROUNDING, name
 
 
+@pytest.mark.slow
+def test_batch_norm_of_a_single_value(of_one, of_several):
+    for name in ("moving_mean", "moving_variance"):
+        np.testing.assert_allclose(of_several[f"single|{name}"], of_one[f"single|{name}"], rtol=1e-6)
+
+
 def free_addresses(count: int) -> str:
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
@@ -192,9 +198,44 @@ def test_a_worker_that_is_killed(run, alone, tmp_path, killed):
 
 @pytest.mark.slow
 def test_workers_with_other_settings_are_told(run, tmp_path):
-    for status, _, said in Workers(2, *run, "--logdir", tmp_path, differing={1: ["--seed", "7"]}).end():
-        assert status == 2
-        assert said.splitlines()[-1].endswith("start all with the same options")
+    for options in (["--seed", "7"], ["--optimizer", "adam"]):
+        for status, _, said in Workers(2, *run, "--logdir", tmp_path, differing={1: options}).end():
+            assert status == 2
+            assert said.splitlines()[-1].endswith("start all with the same options")
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_begin(run, tmp_path):
+    chief, other = Workers(2, *run, "--logdir", tmp_path, differing={1: ["--train", "nowhere"]}).end()
+    assert (chief[0], other[0]) == (2, 2), chief[2] + other[2]
+    assert "nowhere: no such file" in other[2]
+    assert "another worker is gone" in chief[2].splitlines()[-1]
+    assert "waiting until all 2 workers are there" in chief[2]
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "barenets", "finetune", "--train", "x", "--logdir", str(tmp_path)]
+        command += ["--workers", f"{address},127.0.0.1:1", "--worker", "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("is its port free?")
+
+
+@pytest.mark.slow
+def test_waiting_ends_with_ctrl_c(tmp_path):
+    first, second = free_addresses(2).split(",")
+    command = [sys.executable, "-m", "barenets", "finetune", "--train", "x", "--logdir", str(tmp_path)]
+    command += ["--workers", f"{first},{second}", "--worker", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert "waiting until all 2 workers are there" in process.stderr.readline()
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
@@ -226,6 +267,11 @@ def test_mistakes_are_one_line(options, complaint, capsys):
         ("{", "TF_CONFIG is not a cluster"),
         ('{"cluster": 3}', "TF_CONFIG is not a cluster"),
         ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "TF_CONFIG names ps"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}}', "TF_CONFIG must say which of its 2 workers this is"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 5}}',
+            "TF_CONFIG must say which of its 2 workers this is",
+        ),
     ],
 )
 def test_a_wrong_environment_is_named(monkeypatch, text, complaint):
