@@ -91,8 +91,18 @@ def read(path: str) -> Checkpoint:
         state = files.parsed(arrays.pop(STATE).tobytes(), STATE)
     except UserError as error:
         raise UserError(f"{path}: is no checkpoint that can be read: {error}") from None
+    if not _of_a_run(state):
+        raise UserError(f"{path}: is no checkpoint of this program's: its {STATE} says nothing of a run")
     optimizer = {name.removeprefix(OPTIMIZER): arrays.pop(name) for name in list(arrays) if name.startswith(OPTIMIZER)}
     return Checkpoint(path, arrays, optimizer, state)
+
+
+def _of_a_run(state: Any) -> bool:
+    """Whether `state` has, of the types they have, the values that say which checkpoint and which network it is."""
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), str) for key in ("net", "variant")):
+        return False
+    best = state.get("best")
+    return all(isinstance(some, dict) and isinstance(some.get("step"), int) for some in (state, best or state))
 
 
 def latest(logdir: str) -> Checkpoint:

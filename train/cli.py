@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *rest: _complain(str(message))
     try:
-        with _silent_start_up():
+        with _silent_start_up() as say:
             import tensorflow as tf
 
             if "devices" in arguments:
-                arguments.devices = _devices(arguments)
+                arguments.devices = _devices(arguments, say)
             tf.config.list_logical_devices()  # where TensorFlow says most about the machine
         failures = (tf.errors.ResourceExhaustedError, MemoryError, ArithmeticError)
         try:
@@ -52,15 +52,18 @@ def _complain(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _silent_start_up() -> Iterator[None]:
-    """TensorFlow's notes on CUDA and CPU flags go nowhere; they come from C++, past sys.stderr."""
+def _silent_start_up() -> Iterator[Callable[[str], object]]:
+    """TensorFlow's notes on CUDA and CPU flags go nowhere; they come from C++, past sys.stderr.
+
+    Gives what writes a line to stderr all the same.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        yield
+        yield lambda text: os.write(kept, f"{text}\n".encode())
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -382,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     previewing.add_argument("--save-dir", metavar="DIR", help="where single files go; none if not given")
     previewing.add_argument("--count", type=_positive, default=16, metavar="N", help="of pictures (default 16)")
     previewing.add_argument("--times", type=_positive, default=1, metavar="N", help="epochs of each (default 1)")
-    previewing.add_argument("--size", type=_positive, default=224, metavar="N", help="side in pixels (default 224)")
+    previewing.add_argument("--size", type=_side, default=224, metavar="N", help="side in pixels (default 224)")
     previewing.add_argument("--epoch", type=_seed, default=0, metavar="N", help="the first epoch (default 0)")
     previewing.add_argument("--seed", type=_seed, default=0, metavar="N", help="as of the run (default 0)")
 
@@ -412,6 +415,14 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _side(text: str) -> int:
+    from barenets.train.settings import LARGEST
+
+    if not 1 <= (number := int(text)) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {LARGEST}, got {number}")
     return number
 
 
@@ -710,7 +721,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         if "train" not in given:
             raise UserError("name the pictures to train on: --train LIST_OR_FOLDER")
         given["net"], given["variant"] = model.choose_network(*map(given.get, ("weights", "net", "variant")))
-    with locked(logdir) if devices.chief else contextlib.nullcontext():
+    with devices.together(), locked(logdir) if devices.chief else contextlib.nullcontext():
         if arguments.resume:
             run = finetune.resume(logdir, progress, devices)
         else:
@@ -718,19 +729,19 @@ def _finetune(arguments: argparse.Namespace) -> int:
         return _train(run, progress, arguments.json)
 
 
-def _devices(arguments: argparse.Namespace) -> Any:
-    """Those that --devices, --workers or TF_CONFIG name; before TensorFlow is at work."""
+def _devices(arguments: argparse.Namespace, say: Callable[[str], object]) -> Any:
+    """Those that --devices, --workers or TF_CONFIG name; before TensorFlow is at work. `say` shows a line."""
     from barenets.train import distribute
 
     if arguments.workers:
         if arguments.worker is None or arguments.devices is not None:
             raise UserError("--workers wants --worker N, which of them this is, and takes all devices of each machine")
-        return distribute.of_workers(arguments.workers.split(","), arguments.worker)
+        return distribute.of_workers(arguments.workers.split(","), arguments.worker, say)
     if arguments.worker is not None:
         raise UserError("--worker says which of --workers HOST:PORT,... this is; name them all, the same on each")
     if arguments.devices is not None:
         return distribute.local(arguments.devices or None)
-    return distribute.of_environment()
+    return distribute.of_environment(say)
 
 
 _NOT_SETTINGS = ("run", "resume", "json", "devices", "workers", "worker")
@@ -762,8 +773,9 @@ def _stage(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--stage {text!r}: {error}") from None
     arguments = parser.parse_args(words)
-    if arguments.resume or arguments.json:
-        raise UserError(f"--stage {text!r}: --resume and --json are for the whole run")
+    run_wide = (arguments.resume, arguments.json, arguments.devices, arguments.workers, arguments.worker)
+    if any(value is not None and value is not False for value in run_wide):
+        raise UserError(f"--stage {text!r}: --resume, --json and the devices are for the whole run")
     return _settings(arguments)
 
 
@@ -938,7 +950,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print(f"{title}: {arrays.kind}" if isinstance(arrays, weights.Weights) and arrays.kind else title)
     lines = [("array", "shape", "dtype", "lowest", "highest")]
     for name, a in arrays.items():
-        lines.append((name, "×".join(map(str, a.shape)), str(a.dtype), f"{a.min():.3g}", f"{a.max():.3g}"))
+        ends = (f"{a.min():.3g}", f"{a.max():.3g}") if a.size else ("", "")
+        lines.append((name, "×".join(map(str, a.shape)), str(a.dtype), *ends))
     print(aligned(lines))
     print(f"{sum(array.size for array in arrays.values()):,} values")
     return _DONE

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from barenets import printable
 from barenets.ops import softmax_cross_entropy
 from barenets.train.data import Batches
 
@@ -97,7 +98,7 @@ class Evaluation:
             lines.append(f"  {name:<{width}}  {shares[name]:8.2%} of {count}{mistaken}")
         if len(self.class_names) <= 12:
             lines += ["confusion (row: true class, column: predicted)", *self._matrix()]
-        lines += [f"not read: {path} ({reason})" for path, reason in self.skipped.items()]
+        lines += [printable(f"not read: {path} ({reason})") for path, reason in self.skipped.items()]
         return "\n".join(lines)
 
     def _matrix(self) -> list[str]:

@@ -87,8 +87,10 @@ def _sound(path: str) -> Iterator[None]:
     """Raises UserError for what any nonsense, of any type, in a file leads to."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if str(error).startswith(path):
+            raise
+        raise UserError(f"{path}: is no checkpoint of this program's, nor an export: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration, tf.errors.OpError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: is no checkpoint of this program's, nor an export: {reason!r:.200}") from None
@@ -104,11 +106,17 @@ def _built(
     names = tuple(state["class_names"])
     if not all(isinstance(name, str) and name.isprintable() for name in names):
         raise UserError(f"{path}: has classes whose names cannot be shown")
-    net = Settings.from_json(settings).build(len(names))
+    described = Settings.from_json(settings)
+    if (described.size or 0) > 512 or len(names) > 25_000 or any(n > 256 for n in described.head_options.values()):
+        with tf.Graph().as_default():  # seconds for ResNet, but nothing is allocated, whatever sizes the file speaks of
+            weights.plan(described.build(len(names)), arrays, origin=path)
+    net = described.build(len(names))
     weights.load(net, arrays, origin=path)
     preprocessing = Preprocessing(**state["preprocessing"])
     if preprocessing.crop != net.input_shape[0]:
         raise UserError(f"{path}: wants pictures of {preprocessing.crop} pixels, which its network does not take")
+    if preprocessing.resize > max(512, 4 * preprocessing.crop):
+        raise UserError(f"{path}: resizes pictures to {preprocessing.resize} pixels for {preprocessing.crop} of them")
     preprocessing.normalized(tf.zeros([1, 1, 1, 3]))  # or fails, if its numbers are none
     if blend is not None:
         net = Blended(net, next(iter(net.auxiliary)), blend)
@@ -144,7 +152,12 @@ def from_weights(source: str, net: str | None, variant: str | None, num_classes:
     if arrays.use and Kind(name, variant) == arrays.kind:  # `barenets export` wrote it
         with _sound(source):
             settings = {"train": ""} | {key: arrays.use[key] for key in _NETWORK if key in arrays.use}
-            return _built(arrays.use, settings, arrays.use["blend"], arrays, source)
+            exported = _built(arrays.use, settings, arrays.use["blend"], arrays, source)
+        if num_classes not in (None, len(exported.class_names)):
+            raise UserError(
+                f"{source}: has {len(exported.class_names)} classes, not {num_classes}; leave out --num-classes"
+            )
+        return exported
     num_classes = num_classes or arrays.num_classes or 1000
     built = nets.build(name, num_classes=num_classes, variant=variant)
     preprocessing = preprocessing_for(source, arrays, name, variant, built)

@@ -10,6 +10,9 @@ from barenets.train import data
 from barenets.train.data import augment
 from barenets.train.optimizers import OPTIMIZERS
 
+LARGEST = 3500
+"""Of the sides, in pixels, that a network's pictures may have: a number in a file must not fill the memory."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -113,7 +116,7 @@ class Settings:
         self._require("rate_decay", 0 < self.rate_decay <= 1, "above 0 and at most 1")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive")
-        self._require("size", self.size is None or self.size > 0, "positive")
+        self._require("size", self.size is None or 0 < self.size <= LARGEST, f"from 1 to {LARGEST}")
         if self.precision not in PRECISIONS:
             raise UserError(f"there is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
         if self.eager and self.xla:

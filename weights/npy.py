@@ -102,6 +102,8 @@ def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray],
     if isinstance(content, np.ndarray):
         if name in arrays:
             raise refuse(f"it holds {name!r} twice")
+        if content.dtype.kind not in _NUMBERS:
+            raise refuse(f"its {name!r:.80} is of {content.dtype}, which is no number")
         arrays[name] = content
     elif isinstance(content, (dict, list, tuple)) and len(path) < 8:
         if id(content) in seen:  # a kilobyte of lists within lists has 100^7 ways through it
@@ -115,6 +117,8 @@ def _collect(content: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray],
     else:
         raise refuse(f"it holds a {type(content).__name__} at {name or 'its top'!r} where an array was expected")
 
+
+_NUMBERS = "biuf"  # kinds of NumPy's types
 
 STATE, OPTIMIZER = "state.json", "optimizer/"
 """What a training checkpoint, itself a `.npz`, holds beside its weights (train/checkpoints.py)."""
@@ -134,6 +138,8 @@ def read_npz(path: str) -> Weights:
     for key, array in entries.items():
         if key == STATE or key.startswith(OPTIMIZER):
             continue
+        if array.dtype.kind not in _NUMBERS:
+            raise UserError(f"{path}: refused, its {key!r:.80} is of {array.dtype}, which is no number")
         array = entries.get(AVERAGES + key, array)
         name = _canonical(key)
         if name in arrays:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from barenets import UserError
+from barenets import UserError, printable
 from barenets.weights import copies, files
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,7 +44,7 @@ class Kind:
         return cls(**values) if all(isinstance(value, str) for value in values.values()) else None
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.net, self.variant, self.origin and f"({self.origin})")))
+        return printable(" ".join(filter(None, (self.net, self.variant, self.origin and f"({self.origin})"))))
 
 
 class Weights(Arrays):

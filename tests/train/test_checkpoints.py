@@ -26,7 +26,8 @@ class Net(tf.Module):
         self.mean = tf.Variable([1.5, float("nan"), -0.0], trainable=False)
 
 
-STATE = {"step": 12, "epoch": 1, "best": None, "class_names": ["Katze", "犬"], "rate": 0.1, "settings": {"seed": 3}}
+NAMED = {"net": "tiny", "variant": "tiny"}
+STATE = {**NAMED, "step": 12, "best": None, "class_names": ["Katze", "犬"], "rate": 0.1, "settings": {"seed": 3}}
 
 
 def trained(make: type[Optimizer] = Adam, seed: int = 0) -> tuple[Net, Optimizer]:
@@ -41,7 +42,9 @@ def trained(make: type[Optimizer] = Adam, seed: int = 0) -> tuple[Net, Optimizer
 
 
 def save(logdir: Path, step: int, seed: int = 0, **state: object) -> str:
-    return checkpoints.save(str(logdir / checkpoints.FOLDER), step, *trained(seed=seed), {"step": step, **state})
+    return checkpoints.save(
+        str(logdir / checkpoints.FOLDER), step, *trained(seed=seed), {**NAMED, "step": step, **state}
+    )
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

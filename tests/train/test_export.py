@@ -96,6 +96,10 @@ def test_weights_need_no_other_option(m: model.Model, ending: str, pictures: lis
     assert (again.class_names, again.preprocessing) == (m.class_names, m.preprocessing)
     assert predicted(again, pictures) == predicted(m, pictures)
     assert model.choose_network(paths[0], None, None) == ("tiny", "tiny")
+    with pytest.raises(
+        UserError, match=rf"{paths[0]}: has {len(m.class_names)} classes, not 7; leave out --num-classes"
+    ):
+        model.from_weights(paths[0], None, None, 7)
 
 
 @pytest.mark.slow
@@ -118,7 +122,7 @@ def test_damaged_use(tmp_path: Path) -> None:
     arrays = {name: v.numpy() for name, v in named_variables(m.net).items()}
     for change in (*DAMAGES, {"class_names": None}, {"head": "none"}):
         weights.save(path, weights.Weights(arrays, use=model.use(m) | change))
-        with pytest.raises(UserError, match=rf"{path}: |there is no head 'none'") as refusal:
+        with pytest.raises(UserError, match=rf"^{path}: ") as refusal:
             model.from_weights(path, None, None, None)
         assert "\n" not in str(refusal.value)
     for text in (b"[", b"[]", b"{}", b'{"net": "tiny", "variant": 3}', b"[" * 100_000):

@@ -13,6 +13,7 @@ from barenets.train import checkpoints, data, model
 from barenets.train.cli import main
 from barenets.train.optimizers import SGD
 from barenets.train.settings import Settings
+from barenets.weights import Kind, Weights
 from barenets.weights.npy import STATE, read_archive, write_npz
 from tests.pictures import write_pictures
 from tests.train.forms import error_of
@@ -67,6 +68,9 @@ def test_the_good_one_is_read(checkpoint: Any) -> None:
         (b"[" + b"[]," * 1_000_000 + b"[]]", "state.json has 3,000,004 bytes"),
         (b"[]", "is no checkpoint of this program's"),
         (b"{}", "is no checkpoint of this program's"),
+        (changed(net=3), "is no checkpoint of this program's"),
+        (changed(best=5), "is no checkpoint of this program's"),
+        (changed(best={"step": []}), "is no checkpoint of this program's"),
         (changed(settings=[]), "is no checkpoint of this program's"),
         (changed(settings__net=["tiny"]), "tiny"),
         (changed(settings__net="../tiny"), "../tiny"),
@@ -79,6 +83,7 @@ def test_the_good_one_is_read(checkpoint: Any) -> None:
         (changed(preprocessing__more=1), "is no checkpoint of this program's"),
         (changed(preprocessing__crop="x"), "is no checkpoint of this program's"),
         (changed(preprocessing__crop=8), "wants pictures of 8 pixels, which its network does not take"),
+        (changed(preprocessing__resize=10**6), "resizes pictures to 1000000 pixels for 16 of them"),
         (changed(preprocessing__mean=[1.0] * 7), "is no checkpoint of this program's"),
         (changed(preprocessing__mean=["x", "y", "z"]), "is no checkpoint of this program's"),
         (changed(blend={"weight": 1}), "is no checkpoint of this program's"),
@@ -87,8 +92,31 @@ def test_the_good_one_is_read(checkpoint: Any) -> None:
 def test_a_checkpoint_that_says_nonsense_of_itself(checkpoint: Any, state: bytes, reason: str) -> None:
     path = checkpoint(state)
     message = error_of(model.from_checkpoint, path)
+    assert message.startswith(path)
     assert reason in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize("state", [b"[]", b"{}", changed(best=5), changed(best={"step": []}), changed(step="x")])
+def test_a_folder_of_a_checkpoint_that_says_nonsense(
+    checkpoint: Any, tmp_path: Path, state: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(state)
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+    Path(path).rename(folder / "step-00000001.npz")
+    with pytest.warns(UserWarning, match="its state.json says nothing of a run; taking the checkpoint before it"):
+        message = error_of(model.from_checkpoint, str(tmp_path / "run"))
+    assert "has no checkpoint that can be read" in message
+    assert main(["finetune", "--weights", str(folder / "step-00000001.npz"), "--train", str(tmp_path)]) == 2
+    assert "its state.json says nothing of a run" in capfd.readouterr().err
+
+
+def test_a_small_file_that_speaks_of_a_large_network(checkpoint: Any) -> None:
+    """Memory for it could not be had."""
+    settings = Settings(net="alexnet", variant="alexnet", train="x", head="dense", head_options={"width": 10**10})
+    path = checkpoint(changed(net="alexnet", settings=settings.to_json()))
+    assert error_of(model.from_checkpoint, path).startswith(f"{path}: does not fit the network")
 
 
 def test_predict_says_it_in_one_line(checkpoint: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +148,29 @@ def test_names_of_pictures(checkpoint: Any, tmp_path: Path, capfd: pytest.Captur
     assert printable(f"{NASTY}.jpg") in shown.out
     assert printable(f"{NASTY}no.jpg: not read") in shown.err
     assert "\x1b" not in shown.out + shown.err
+
+
+def test_what_is_not_read_and_what_weights_are_for(
+    checkpoint: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "pictures", 2)
+    first = sorted((tmp_path / "pictures").rglob("*.jpg"))[0]
+    first.with_name(f"{NASTY}no.jpg").write_bytes(b"no picture")
+    named = ["--data", str(tmp_path / "pictures"), "--on-error", "skip"]
+    path = checkpoint(changed(class_names=["above", "below"]))
+    assert main(["evaluate", "--checkpoint", path, *named]) == 0
+    assert main(["data", "check", str(tmp_path / "pictures")]) == 1
+    write_npz(str(tmp_path / "w.npz"), Weights({"x/weights": np.ones(1), "y/weights": np.ones((0, 3))}, Kind(NASTY)))
+    assert main(["inspect", "--weights", str(tmp_path / "w.npz")]) == 0
+    shown = capfd.readouterr()
+    assert shown.out.count(printable(NASTY)) == 3
+    assert "\x1b" not in shown.out + shown.err
+
+
+def test_names_that_no_checkpoint_has_room_for() -> None:
+    names = tuple(f"{i:030}" for i in range(75_000))
+    message = error_of(data.Records, ("a.jpg",), np.zeros(1, np.int32), names, "list.txt")
+    assert message.startswith("list.txt: the names of its 75,000 classes take 2,550,000 bytes as JSON")
 
 
 @pytest.mark.parametrize("form", ["folder", "list", "labels.txt"])

@@ -265,10 +265,12 @@ def test_a_picture_that_cannot_be_read_stops(records, options, which):
         (None, "there is no such file"),
         (b"", "Input is empty"),
         (b"<html>404</html>", "Unknown image file format"),
+        (b"\xff\x0a" + bytes(40), "it is no JPEG, PNG, BMP, GIF or WebP"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "it is no JPEG, PNG, BMP, GIF or WebP"),
         (encoded(pixels(0), "JPEG")[:200], "JPEG"),
         (encoded(pixels(0), "PNG")[:60], ""),
     ],
-    ids=["gone", "empty", "text", "cut JPEG", "cut PNG"],
+    ids=["gone", "empty", "text", "JPEG XL", "JPEG XL in boxes", "cut JPEG", "cut PNG"],
 )
 def test_the_reason_is_in_a_few_words(tmp_path, content, reason):
     """Without TensorFlow's names of its nodes and operations."""

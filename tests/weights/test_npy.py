@@ -304,6 +304,8 @@ def encrypted(data: bytes) -> bytes:
         "an open bracket": (archive(**{"c.npy": header("((")}), None),
         "a long header": (archive(**{"c.npy": header("(1,)", spaces=20_000) + bytes(4)}), None),
         "a short array": (archive(**{"c.npy": header("(9,)") + bytes(4)}), None),
+        "text": (npz(fc8_b=np.array(["x", "y"])), "'fc8_b' is of <U1, which is no number"),
+        "dates": (npz(fc8_b=np.zeros(2, "M8[s]")), "which is no number"),
         "an encrypted member": (encrypted(npz(c=W)), "encrypted"),
     }.items(),
     ids=lambda item: item[0],

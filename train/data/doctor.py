@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from barenets import UserError
+from barenets import UserError, printable
 from barenets.ops import aligned
 from barenets.train.data import records
 from barenets.train.data.pipeline import decode, reason
@@ -98,7 +98,7 @@ class Report:
             yield "no problems"
         for kind, problems in by_kind.items():
             yield f"{kind}: {len(problems)}"
-            yield from (f"  {problem.message}" for problem in problems[:_SHOWN])
+            yield from (f"  {printable(problem.message)}" for problem in problems[:_SHOWN])
             if len(problems) > _SHOWN:
                 yield f"  ... and {len(problems) - _SHOWN} more"
 

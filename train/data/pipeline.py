@@ -326,7 +326,12 @@ def decode(content: tf.Tensor) -> tf.Tensor:
             ),
         )
     )
-    return tf.io.decode_image(_bounded(content, height, width), channels=3, expand_animations=False)
+    # TensorFlow decodes more, JPEG XL for one, of which nothing here knows what they claim.
+    known = tf.raw_ops.Assert(
+        condition=height >= 0, data=["Unknown image file format, it is no JPEG, PNG, BMP, GIF or WebP"]
+    )
+    with tf.control_dependencies([check for check in [known] if check is not None]):
+        return tf.io.decode_image(_bounded(content, height, width), channels=3, expand_animations=False)
 
 
 def decode_alone(content: tf.Tensor) -> tf.Tensor:
@@ -361,10 +366,11 @@ _SIDES = (  # where a file of this beginning has its width and its height
     (rb"RIFF.{4}WEBPVP8X.{8}(...)(...)", lambda x: int.from_bytes(x, "little") + 1),
     (rb"RIFF.{4}WEBPVP8 .{10}(..)(..)", lambda x: int.from_bytes(x, "little") & 0x3FFF),
 )
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")
 
 
 def _claimed(contents: np.ndarray) -> np.ndarray:
-    """int64 [2], height and width that a file claims; 0 where it does not, for the decoder to judge.
+    """int64 [2], height and width that a file claims; 0 where it does not, for the decoder to judge; -1 for no picture.
 
     Of a GIF the whole is looked at, else the first 32 bytes.
     """
@@ -377,7 +383,7 @@ def _claimed(contents: np.ndarray) -> np.ndarray:
     for pattern, number in _SIDES:
         if match := re.match(pattern, content, re.DOTALL):
             return np.array([number(match[2]), number(match[1])])
-    return np.zeros(2, np.int64)
+    return np.full(2, 0 if not content or content.startswith(_BEGINNINGS) else -1)
 
 
 def _claimed_by_frames(content: bytes) -> np.ndarray:

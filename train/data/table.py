@@ -1,5 +1,6 @@
 """The table that a data set of any form is read into, and how its classes agree with those of a run."""
 
+import json
 import os
 import re
 import zlib
@@ -17,6 +18,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+")
 _SYNSET = re.compile(r"n[0-9]{8}")
 # A number beyond this is an identifier or a date, not a class.
 _MOST_CLASSES = 100_000
+_MOST_NAMES = 900_000  # bytes; a checkpoint's state may have them twice, and 2 MiB of it are read
 _MOST_DIGITS = 9  # with which int() and int64 are safe
 _NAMES = "labels.txt"
 
@@ -45,6 +47,11 @@ class Records:
         for name in self.class_names:
             if not name.isprintable():
                 raise UserError(f"{self.source}: the class {name!r:.99} has a name that cannot be shown; rename it")
+        if (size := len(json.dumps(self.class_names))) > _MOST_NAMES:
+            raise UserError(
+                f"{self.source}: the names of its {self.num_classes:,} classes take {size:,} bytes as JSON, and "
+                f"checkpoints have room for {_MOST_NAMES:,}; shorten them"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
