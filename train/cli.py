@@ -773,7 +773,7 @@ def _stage(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--stage {text!r}: {error}") from None
     arguments = parser.parse_args(words)
-    run_wide = (arguments.resume, arguments.json, arguments.devices, arguments.workers, arguments.worker)
+    run_wide = map(vars(arguments).get, _NOT_SETTINGS)
     if any(value is not None and value is not False for value in run_wide):
         raise UserError(f"--stage {text!r}: --resume, --json and the devices are for the whole run")
     return _settings(arguments)

@@ -27,7 +27,7 @@ from barenets.train.data import augment, features
 from barenets.train.distribute import Devices
 from barenets.train.evaluate import Evaluation, Evaluator
 from barenets.train.lock import locked
-from barenets.train.loop import DivergedError, StepResult, Trainer, first_nonfinite
+from barenets.train.loop import DivergedError, StepResult, Trainer, bad_variables, first_nonfinite
 from barenets.train.optimizers import OPTIMIZERS, Averaged, Schedule, schedule
 from barenets.train.precision import InPrecision, LossScale
 from barenets.train.progress import Progress
@@ -301,12 +301,11 @@ class Run:
 
         Raises DivergedError, and writes nothing, if a variable is not finite, which ReLUs and poolings can hide.
         """
-        for name, variable in named_variables(self.net).items():
-            if not tf.reduce_all(tf.math.is_finite(variable)):
-                raise DivergedError(
-                    f"step {self.step}: not a finite number, first in the variable {name}; the checkpoints before are "
-                    f"without it: --resume --logdir {self.settings.logdir}"
-                )
+        if found := bad_variables(self.net):
+            raise DivergedError(
+                f"step {self.step}: not a finite number, first in the variable {found[0]}; the checkpoints before are "
+                f"without it: --resume --logdir {self.settings.logdir}"
+            )
         folder = os.path.join(self.settings.logdir, checkpoints.FOLDER)
         if not self.devices.chief:
             self.path = checkpoints.path(folder, self.step)

@@ -320,6 +320,16 @@ class DivergedError(ArithmeticError):
     """The loss or a gradient is not finite; the message names the first layer that has it."""
 
 
+def bad(x: tf.Tensor | tf.Variable) -> bool:
+    """Whether a NaN or an infinity is among the values of `x`, floats of any shape."""
+    return not bool(tf.reduce_all(tf.math.is_finite(x)))
+
+
+def bad_variables(net: tf.Module) -> list[str]:
+    """The names of the variables of `net` that have a NaN or an infinity, in the network's order."""
+    return [name for name, variable in named_variables(net).items() if bad(variable)]
+
+
 def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step: int) -> str:
     """Where a step's first NaN or infinity is: a picture, a variable, an activation, the loss or a gradient.
 
@@ -328,13 +338,10 @@ def first_nonfinite(trainer: Trainer, images: tf.Tensor, labels: tf.Tensor, step
     Activations are looked at from the first layer up, gradients from the last layer down, as they arise.
     """
 
-    def bad(x: tf.Tensor) -> bool:
-        return not bool(tf.reduce_all(tf.math.is_finite(x)))
-
     if bad(images):
         return "the pictures"
     found: list[str] = []
-    found += [f"the variable {name}" for name, variable in named_variables(trainer.net).items() if bad(variable)]
+    found += [f"the variable {name}" for name in bad_variables(trainer.net)]
 
     def look(name: str, x: tf.Tensor) -> tf.Tensor:
         if bad(x):

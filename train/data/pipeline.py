@@ -330,7 +330,7 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     known = tf.raw_ops.Assert(
         condition=height >= 0, data=["Unknown image file format, it is no JPEG, PNG, BMP, GIF or WebP"]
     )
-    with tf.control_dependencies([check for check in [known] if check is not None]):
+    with tf.control_dependencies([known]):
         return tf.io.decode_image(_bounded(content, height, width), channels=3, expand_animations=False)
 
 
@@ -356,7 +356,7 @@ def _bounded(content: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tens
     claims = [f"has sides of which one is more than {MOST_ASPECT:,} times the other:", height, "×", width]
     square = tf.minimum(height, width) * MOST_ASPECT >= tf.maximum(height, width)
     stout = tf.raw_ops.Assert(condition=square, data=claims)
-    with tf.control_dependencies([check for check in (few, stout) if check is not None]):
+    with tf.control_dependencies([few, stout]):
         return tf.identity(content)
 
 
