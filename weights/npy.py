@@ -136,10 +136,10 @@ def read_npz(path: str) -> Weights:
     entries, comment = _archive(path)
     use = entries.pop(USE, None)
     for key, array in entries.items():
-        if key == STATE or key.startswith(OPTIMIZER):
-            continue
         if array.dtype.kind not in _NUMBERS:
             raise UserError(f"{path}: refused, its {key!r:.80} is of {array.dtype}, which is no number")
+        if key == STATE or key.startswith(OPTIMIZER):
+            continue
         array = entries.get(AVERAGES + key, array)
         name = _canonical(key)
         if name in arrays:

@@ -305,6 +305,10 @@ def encrypted(data: bytes) -> bytes:
         "a long header": (archive(**{"c.npy": header("(1,)", spaces=20_000) + bytes(4)}), None),
         "a short array": (archive(**{"c.npy": header("(9,)") + bytes(4)}), None),
         "text": (npz(fc8_b=np.array(["x", "y"])), "'fc8_b' is of <U1, which is no number"),
+        "text among averages": (
+            npz(**{"fc8/biases": np.ones(2), "optimizer/averages/fc8/biases": np.array(["x", "y"])}),
+            "is of <U1, which is no number",
+        ),
         "dates": (npz(fc8_b=np.zeros(2, "M8[s]")), "which is no number"),
         "an encrypted member": (encrypted(npz(c=W)), "encrypted"),
     }.items(),
