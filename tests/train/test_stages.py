@@ -240,7 +240,7 @@ def test_starting_from_another_run_by_command(folder, tmp_path, capsys):
     assert main(["finetune", *map(str, options)]) == 0
     assert "tiny tiny" in capsys.readouterr().err
     assert main(["finetune", *map(str, options[:2]), "--stage", "--epochs 1 --resume"]) == 2
-    assert "--resume and --json are for the whole run" in capsys.readouterr().err
+    assert "--resume, --json and the devices are for the whole run" in capsys.readouterr().err
 
 
 def test_start_or_resume(folder, tmp_path):
