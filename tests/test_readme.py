@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from barenets import nets, weights
+from tests import program
 from tests.pictures import write_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PROGRAMS = Path(sys.executable).parent
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -61,16 +61,16 @@ def test_commands(folder: Path) -> None:
 
 
 def run(words: list[str], folder: Path) -> None:
-    done = subprocess.run([PROGRAMS / "barenets", *words[1:]], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{words}: {done.stderr}"
-    assert "Traceback" not in done.stderr
+    done = program.run(*words[1:], folder=folder)
+    assert done.code == 0, f"{words}: {done.err}"
+    assert "Traceback" not in done.err
 
 
 def assert_tensorboard_shows_histograms(arguments: list[str], folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [PROGRAMS / "tensorboard", *arguments, "--port", str(port), "--load_fast=false"]
+    command = [Path(sys.executable).parent / "tensorboard", *arguments, "--port", str(port), "--load_fast=false"]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}/data/plugin/histograms"

@@ -1,94 +1,16 @@
-"""Runs of the program that something is done to: forked from a process that has imported TensorFlow but not used it."""
+"""Runs of the program that something is done to."""
 
-import contextlib
 import ctypes
 import json
-import multiprocessing
-import os
-import sys
-import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from barenets import nets
-from barenets.train import checkpoints, cli, finetune  # noqa: F401 (finetune is imported before the fork)
+from barenets.train import checkpoints
+from tests import program
 from tests.pictures import write_pictures
-from tests.train.tiny import NETWORK
-
-LIMIT = 180
-"""Seconds that no run of the lab takes, on a busy machine either."""
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "tests.faults.lab"])
-
-
-def _main(arguments: list[str], said: str, before: Callable[[], None] | None) -> None:
-    for file, ending in ((sys.stdout, "out"), (sys.stderr, "err")):
-        os.dup2(os.open(f"{said}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), file.fileno())
-    nets.NETWORKS["tiny"] = NETWORK
-    code = 1
-    try:
-        if before:
-            before()
-        code = cli.main(arguments)
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    def refused(self, *words: object) -> None:
-        """Checks that it ended as by the user's mistake, with these words in the last line of what it said."""
-        assert self.code == 2, self
-        assert "Traceback" not in self.err, self.err
-        line = self.err.splitlines()[-1]
-        assert line.startswith("barenets: "), self.err
-        assert all(str(word) in line for word in words), self.err
-
-
-class Running:
-    """The program at work."""
-
-    def __init__(self, said: Path, arguments: tuple[object, ...], before: Callable[[], None] | None) -> None:
-        self._said = said
-        self._process = CONTEXT.Process(target=_main, args=([*map(str, arguments)], str(said), before))
-        self._process.start()
-
-    @property
-    def over(self) -> bool:
-        return not self._process.is_alive()
-
-    def send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if not self.over:
-                os.kill(self._process.pid, number)
-
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Returns when it has, or when the program is over."""
-        begun = time.monotonic()
-        while not self.over and not happened():
-            assert time.monotonic() < begun + LIMIT
-            time.sleep(0.001)
-
-    def done(self) -> Done:
-        self._process.join(LIMIT)
-        if not self.over:
-            self._process.kill()
-            self._process.join()
-        said = [Path(f"{self._said}.{ending}") for ending in ("out", "err")]
-        return Done(self._process.exitcode, *(path.read_text() if path.exists() else "" for path in said))
-
+from tests.train import runs
 
 State = tuple[dict[str, bytes], dict[str, Any]]
 """Bytes of the network's and the optimizer's variables; step, epoch, place in the epoch, what was best, ..."""
@@ -98,10 +20,9 @@ class Lab:
     """A run of 5 steps an epoch, 3 epochs, a checkpoint at every step; `folder` holds its pictures."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._count = folder, 0
+        self.folder = folder
         write_pictures(folder / "pictures/train", 9)
         write_pictures(folder / "pictures/val", 3, seed=1)
-        (folder / "said").mkdir()
 
     def finetune(self, logdir: Path, *others: object, pictures: Path | None = None) -> list[object]:
         """The command of that run."""
@@ -110,12 +31,11 @@ class Lab:
         how = ["--net", "tiny", "--optimizer", "adam", "--checkpoint-every", 1, "--summary-every", 0]
         return ["finetune", *sets, *how, *others, "--logdir", logdir]
 
-    def start(self, *arguments: object, before: Callable[[], None] | None = None) -> Running:
+    def start(self, *arguments: object, before: Callable[[], None] | None = None) -> program.Running:
         """The program, with `before` called first in its process."""
-        self._count += 1
-        return Running(self.folder / f"said/{self._count}", arguments, before)
+        return runs.start(*arguments, before=before)
 
-    def run(self, *arguments: object, before: Callable[[], None] | None = None) -> Done:
+    def run(self, *arguments: object, before: Callable[[], None] | None = None) -> program.Done:
         return self.start(*arguments, before=before).done()
 
     @cached_property

@@ -1,7 +1,6 @@
 """Several devices, and several workers, make the step of one; and what is said where one is gone, or misnamed."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,8 +16,9 @@ from barenets import UserError
 from barenets.ops import replicas
 from barenets.train import distribute
 from barenets.train.cli import main
+from tests import program
 from tests.pictures import write_pictures
-from tests.train import devices
+from tests.train import devices, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDING = 2e-5
@@ -109,22 +109,14 @@ class Workers:
         self, count: int, *arguments: object, kill: tuple[int, str] | None = None, differing: dict | None = None
     ) -> None:
         addresses = free_addresses(count)
-        self.processes = []
+        self.runs = []
         for worker in range(count):
-            struck = {"KILL": kill[1]} if kill and kill[0] == worker else {}
-            command = [sys.executable, "-m", "tests.train.tiny", *map(str, arguments)]
-            command += ["--workers", addresses, "--worker", str(worker), *(differing or {}).get(worker, [])]
-            options = {"cwd": ROOT, "env": {**os.environ, **struck}, "text": True}
-            self.processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options))
+            options = ["--workers", addresses, "--worker", worker, *(differing or {}).get(worker, [])]
+            struck = kill[1] if kill and kill[0] == worker else None
+            self.runs.append(runs.start(*arguments, *options, kill=struck))
 
-    def end(self) -> list[tuple[int, str, str]]:
-        """Exit status, stdout and stderr of each."""
-        try:
-            outputs = [process.communicate(timeout=240) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return [(p.returncode, *output) for p, output in zip(self.processes, outputs, strict=True)]
+    def end(self) -> list[program.Done]:
+        return [run.done() for run in self.runs]
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +132,8 @@ def run(tmp_path_factory) -> list[object]:
 @pytest.fixture(scope="module")
 def alone(run, tmp_path_factory) -> Path:
     logdir = tmp_path_factory.mktemp("alone")
-    command = [sys.executable, "-m", "tests.train.tiny", *map(str, run), "--logdir", str(logdir)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    done = runs.run(*run, "--logdir", logdir)
+    assert done.code == 0, done.err
     return logdir
 
 
@@ -167,10 +159,10 @@ def assert_same_run(logdir: Path, expected: Path, curve: bool = True) -> None:
 @pytest.mark.slow
 def test_two_workers_make_the_run_of_one(run, alone, tmp_path):
     chief, other = Workers(2, *run, "--logdir", tmp_path).end()
-    assert (chief[0], other[0]) == (0, 0), chief[2] + other[2]
+    assert (chief.code, other.code) == (0, 0), chief.err + other.err
     assert_same_run(tmp_path, alone)
-    assert "validation accuracy after" in chief[1]
-    assert (other[1], "epoch" in other[2]) == ("", False)  # one of them speaks
+    assert "validation accuracy after" in chief.out
+    assert (other.out, "epoch" in other.err) == ("", False)  # one of them speaks
     assert len(list(tmp_path.glob("events.*"))) == 1
 
 
@@ -178,39 +170,34 @@ def test_two_workers_make_the_run_of_one(run, alone, tmp_path):
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_worker_that_is_killed(run, alone, tmp_path, killed):
     workers = Workers(2, *run, "--logdir", tmp_path, kill=(killed, "step:8"))
-    assert workers.processes[killed].wait(timeout=240) == -signal.SIGKILL
+    assert workers.runs[killed].done().code == -signal.SIGKILL
     began = time.monotonic()
-    status, _, said = workers.end()[1 - killed]
+    left = workers.runs[1 - killed].done()
     assert time.monotonic() - began < 60
-    assert status == 2, said
-    assert said.splitlines()[-1] == (
+    left.refused(
         f"barenets: worker {1 - killed}: another worker is gone, so this one stops; go on from the last checkpoint "
         "with --resume, on as many workers as there are"
     )
-    assert "Traceback" not in said
     # On another number: two parts of one processor.
-    command = [sys.executable, "-m", "tests.train.tiny", "finetune", "--resume", "--logdir", str(tmp_path)]
-    resumed = subprocess.run([*command, "--devices", "2"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "each batch goes to 2 devices" in resumed.stderr
+    resumed = runs.run("finetune", "--resume", "--logdir", tmp_path, "--devices", 2)
+    assert resumed.code == 0, resumed.err
+    assert "each batch goes to 2 devices" in resumed.err
     assert_same_run(tmp_path, alone, curve=False)
 
 
 @pytest.mark.slow
 def test_workers_with_other_settings_are_told(run, tmp_path):
     for options in (["--seed", "7"], ["--optimizer", "adam"]):
-        for status, _, said in Workers(2, *run, "--logdir", tmp_path, differing={1: options}).end():
-            assert status == 2
-            assert said.splitlines()[-1].endswith("start all with the same options")
+        for done in Workers(2, *run, "--logdir", tmp_path, differing={1: options}).end():
+            done.refused("start all with the same options")
 
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_begin(run, tmp_path):
     chief, other = Workers(2, *run, "--logdir", tmp_path, differing={1: ["--train", "nowhere"]}).end()
-    assert (chief[0], other[0]) == (2, 2), chief[2] + other[2]
-    assert "nowhere: no such file" in other[2]
-    assert "another worker is gone" in chief[2].splitlines()[-1]
-    assert "waiting until all 2 workers are there" in chief[2]
+    other.refused("nowhere: no such file")
+    chief.refused("another worker is gone")
+    assert "waiting until all 2 workers are there" in chief.err
 
 
 @pytest.mark.slow
@@ -219,23 +206,20 @@ def test_a_port_that_is_taken(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [sys.executable, "-m", "barenets", "finetune", "--train", "x", "--logdir", str(tmp_path)]
-        command += ["--workers", f"{address},127.0.0.1:1", "--worker", "0"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("is its port free?")
+        workers = ["--workers", f"{address},127.0.0.1:1", "--worker", 0]
+        done = program.run("finetune", "--train", "x", "--logdir", tmp_path, *workers)
+    done.refused("is its port free?")
 
 
 @pytest.mark.slow
 def test_waiting_ends_with_ctrl_c(tmp_path):
     first, second = free_addresses(2).split(",")
-    command = [sys.executable, "-m", "barenets", "finetune", "--train", "x", "--logdir", str(tmp_path)]
-    command += ["--workers", f"{first},{second}", "--worker", "1"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        assert "waiting until all 2 workers are there" in process.stderr.readline()
-        time.sleep(2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == -signal.SIGINT
+    workers = ["--workers", f"{first},{second}", "--worker", 1]
+    running = program.start("finetune", "--train", "x", "--logdir", tmp_path, *workers)
+    running.wait_for(lambda: "waiting until all 2 workers are there" in running.said())
+    time.sleep(2)
+    running.send(signal.SIGINT)
+    assert running.done(30).code == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,21 @@
 """The main job on real pictures with real convolution weights, as a person types it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-BARENETS = Path(sys.executable).parent / "barenets"
+from tests import program
+
 TOP = ("fc6", "fc7", "fc8")
 
 pytestmark = pytest.mark.slow
 
 
 def barenets(*arguments: object) -> str:
-    done = subprocess.run([BARENETS, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = program.run(*arguments)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def test_cats_and_dogs(shared_data: Path, tmp_path: Path) -> None:

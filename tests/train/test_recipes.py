@@ -3,11 +3,8 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,8 @@ from barenets.train.progress import Progress
 from barenets.train.recipes import RECIPES, dog_breeds_xception, recipe
 from barenets.weights import catalog
 from tests.pictures import write_pictures
-from tests.train.test_resume import ROOT, assert_same, last_checkpoint
+from tests.train import runs
+from tests.train.runs import assert_same, last_checkpoint
 from tests.train.tiny import TinyXception
 
 QUIET = Progress(quiet=True)
@@ -156,23 +154,17 @@ def tiny_breeds(tmp_path_factory) -> list[object]:
     return ["run", "dog_breeds_xception", *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def tiny(*arguments: object, kill: str | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "TINY_XCEPTION": "1", **({"KILL": kill} if kill else {})}
-    command = [sys.executable, "-m", "tests.train.tiny", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
 def test_killed_in_each_part_of_a_recipe(tiny_breeds, tmp_path):
-    whole = tiny(*tiny_breeds, "--logdir", tmp_path / "whole", "--json")
-    assert whole.returncode == 0, whole.stderr
+    whole = runs.run(*tiny_breeds, "--logdir", tmp_path / "whole", "--json")
+    assert whole.code == 0, whole.err
     resume = ["run", "dog_breeds_xception", "--resume", "--logdir", tmp_path / "run"]
     # Within the heads' stage, at its end, within the next, at its end, in the last, and within the round that follows.
     for i, kill in enumerate(["step:6", "advance:1", "step:3", "advance:1", "step:2", "step:6", "save:1"]):
-        done = tiny(*(resume if i else (*tiny_breeds, "--logdir", tmp_path / "run")), kill=kill)
-        assert done.returncode == -signal.SIGKILL, (i, kill, done.stdout, done.stderr)
-    done = tiny(*resume, "--json")
-    assert done.returncode == 0, done.stderr
+        done = runs.run(*(resume if i else (*tiny_breeds, "--logdir", tmp_path / "run")), kill=kill)
+        assert done.code == -signal.SIGKILL, (i, kill, done.out, done.err)
+    done = runs.run(*resume, "--json")
+    assert done.code == 0, done.err
     for number in (0, 1):
         last = max((tmp_path / f"whole/round-{number}/checkpoints").iterdir())
         step = int(last.stem.removeprefix("step-"))
@@ -180,7 +172,7 @@ def test_killed_in_each_part_of_a_recipe(tiny_breeds, tmp_path):
     for name in ("head", "auxiliary", "blend"):
         whole_file, ours = (tmp_path / kind / f"predictions/{name}.csv" for kind in ("whole", "run"))
         assert ours.read_bytes() == whole_file.read_bytes()
-    figures = [json.loads(result.stdout) for result in (whole, done)]
+    figures = [json.loads(result.out) for result in (whole, done)]
     for key in ("best", "round 1, best", "round 1, pseudo-labelled"):
         assert figures[0][key] == figures[1][key]
 

@@ -14,7 +14,8 @@ from barenets.train.cli import main
 from barenets.train.progress import Progress
 from barenets.train.settings import Settings
 from tests.pictures import write_pictures
-from tests.train.test_resume import assert_same, last_checkpoint, tiny
+from tests.train import runs
+from tests.train.runs import assert_same, last_checkpoint
 from tests.train.tiny import NETWORK
 
 HEAD = {"layers": ("head",), "bottleneck": True, "augment": "none", "optimizer": "rmsprop", "learning_rate": 0.003}
@@ -268,18 +269,18 @@ def staged(folder) -> list[object]:
 
 @pytest.mark.slow
 def test_killed_in_each_stage_and_at_each_boundary(staged, tmp_path):
-    whole = tiny(*staged, "--logdir", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    whole = runs.run(*staged, "--logdir", tmp_path / "whole")
+    assert whole.code == 0, whole.err
     last = max((tmp_path / "whole/checkpoints").iterdir())
     # Each time from where the one before left off: within the features, the first stage, at its end, within the next...
     kills = ["write:3", "step:5", "advance:1", "step:3", "save:2", "advance:1", "step:2"]
     for i, kill in enumerate(kills):
         begun = list(tmp_path.glob("run/checkpoints/step-*.npz"))
         arguments = ["finetune", "--resume"] if begun else staged
-        done = tiny(*arguments, "--logdir", tmp_path / "run", kill=kill)
-        assert done.returncode == -signal.SIGKILL, (i, kill, done.stderr)
-    done = tiny("finetune", "--resume", "--logdir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+        done = runs.run(*arguments, "--logdir", tmp_path / "run", kill=kill)
+        assert done.code == -signal.SIGKILL, (i, kill, done.err)
+    done = runs.run("finetune", "--resume", "--logdir", tmp_path / "run")
+    assert done.code == 0, done.err
     step = int(last.stem.removeprefix("step-"))
     assert_same(last_checkpoint(tmp_path / "run", step), last_checkpoint(tmp_path / "whole", step))
     states = [

@@ -1,19 +1,10 @@
-"""`python -m tests.train.tiny ARGUMENTS`: the program with one more network, `tiny`, so that a run takes seconds.
+"""Networks so small that a run takes seconds."""
 
-KILL=name:n in the environment kills the process, as `kill -9` does, at the n-th call of a function.
-"""
-
-import os
-import signal
-import sys
 from functools import partial
 
 import tensorflow as tf
 
-from barenets import nets
 from barenets.ops import BatchNorm, Conv2D, Dense, dropout, fold_in, layers, max_pool
-from barenets.train import checkpoints, evaluate, finetune, loop
-from barenets.weights import files
 
 
 class Tiny(tf.Module):
@@ -62,41 +53,3 @@ class TinyXception(tf.Module):
         x = tf.nn.relu(layer("block12_conv", self.block12_conv, x))
         x = layer("block13_conv", self.block13_conv, x)
         return tf.nn.relu(layer("block14_bn", partial(self.block14_bn, train=train), x))
-
-
-# Where a run can be struck: before a step, in the middle of a file, before and after it gets its name, ...
-PLACES = {
-    "step": (loop.Trainer, "step"),
-    "write": (files._Writer, "write"),
-    "rename": (tf.io.gfile, "rename"),
-    "prune": (checkpoints, "prune"),
-    "validate": (evaluate.Evaluator, "evaluate"),
-    "save": (finetune.Run, "save"),
-    "advance": (finetune.Run, "advance"),
-}
-
-
-def kill_at(place: str, call: int) -> None:
-    owner, name = PLACES[place]
-    original, calls = getattr(owner, name), 0
-
-    def struck(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-
-    setattr(owner, name, struck)
-
-
-if __name__ == "__main__":
-    from barenets.train.cli import main
-
-    nets.NETWORKS["tiny"] = NETWORK
-    if "TINY_XCEPTION" in os.environ:
-        nets.NETWORKS["xception"] = (TinyXception, ("keras",))
-    if "KILL" in os.environ:
-        place, _, call = os.environ["KILL"].partition(":")
-        kill_at(place, int(call))
-    sys.exit(main())
