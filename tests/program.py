@@ -21,6 +21,7 @@ for module in pkgutil.walk_packages(barenets.__path__, "barenets."):  # what com
     if module.name != "barenets.__main__":  # it runs
         importlib.import_module(module.name)
 
+ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300
 """Seconds that no command of the tests takes, on a busy machine either."""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -61,7 +62,12 @@ class Running:
         self._process = _CONTEXT.Process(
             target=_main, args=([*map(str, arguments)], before, self._said.name, *place), daemon=True
         )
-        self._process.start()
+        here = Path.cwd()
+        os.chdir(ROOT)  # where the server, which the first start starts, imports from
+        try:
+            self._process.start()
+        finally:
+            os.chdir(here)
 
     @property
     def over(self) -> bool:
