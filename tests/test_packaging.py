@@ -52,7 +52,7 @@ def test_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, monkeyp
     monkeypatch.delenv("PYTHONPATH", raising=False)
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
     python, program = tmp_path / "env/bin/python", tmp_path / "env/bin/barenets"
-    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
     for name in ("ops", "nets", "weights", "look", "train"):
         found = f"import importlib.util as u; print(u.find_spec({name!r}), u.find_spec('barenets.{name}') is not None)"
         assert run(python, "-c", found, cwd=tmp_path).split() == ["None", "True"]

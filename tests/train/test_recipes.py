@@ -28,7 +28,8 @@ QUIET = Progress(quiet=True)
 
 def run(name: str, logdir: Path, **given: Any) -> dict[str, Any]:
     given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    return recipe.run(name, {**given, "logdir": str(logdir)}, False, QUIET).to_json()
+    given = {"summary_every": 0, **given, "logdir": str(logdir)}  # histograms would be half of the time
+    return recipe.run(name, given, False, QUIET).to_json()
 
 
 def part(source: Path, count: int, path: Path, *, shuffled: bool = False) -> Path:
@@ -50,10 +51,15 @@ def hotdog(shared_data: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_hotdog(shared_data, tmp_path, precision):
-    sound = run("hotdog_resnet50", tmp_path, precision=precision, **hotdog(shared_data))
+def test_hotdog(shared_data, tmp_path):
+    sound = run("hotdog_resnet50", tmp_path, **hotdog(shared_data))
     assert sound["before"] < 0.8 <= min(sound["stage 1, best"], sound["stage 2, best"])
+
+
+@pytest.mark.slow
+def test_hotdog_in_16_bits(shared_data, tmp_path):
+    sound = run("hotdog_resnet50", tmp_path, precision="bfloat16", **hotdog(shared_data) | {"unfreeze": 0})
+    assert sound["before"] < 0.8 <= sound["best"]
 
 
 @pytest.mark.slow
@@ -65,7 +71,7 @@ def test_hotdog_with_wrong_labels(shared_data, tmp_path):
 
 @pytest.mark.slow
 def test_vgg16(shared_data, tmp_path):
-    given = {"size": 96, "head_epochs": 8, "epochs": 1, "weights": shared_data / "weights/vgg16_imagenet_notop.h5"}
+    given = {"size": 80, "head_epochs": 8, "epochs": 1, "weights": shared_data / "weights/vgg16_imagenet_notop.h5"}
     given["val"] = part(shared_data / "cats_dogs/val", 100, tmp_path / "v/val.txt")
     sound = run("vgg16_bottleneck", tmp_path / "sound", train=shared_data / "cats_dogs/train", pictures=150, **given)
     assert sound["before"] < 0.8 <= min(sound["stage 1, best"], sound["best"])
@@ -119,7 +125,7 @@ def breeds(shared_data, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.slow
 def test_breeds(shared_data, breeds, tmp_path):
-    given = {"val": breeds["val.txt"], "unlabelled": breeds["others"], "size": 139, "paired": 8, "head_epochs": 12}
+    given = {"val": breeds["val.txt"], "unlabelled": breeds["others"], "size": 107, "paired": 8, "head_epochs": 12}
     given |= {"weights": shared_data / "weights/xception_imagenet_notop.h5", "epochs": 1, "last_epochs": 1}
     sound = run("dog_breeds_xception", tmp_path / "sound", train=breeds["train.txt"], confidence=0.5, **given)
     assert sound["round 0, before"] < 0.6 <= min(sound["round 0, stage 1, best"], sound["best"]), sound

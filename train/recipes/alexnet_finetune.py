@@ -52,6 +52,7 @@ def run(s: Settings, progress: Progress) -> Report:
         learning_rate=s.learning_rate,
         precision=s.precision,
         xla=s.xla,
+        summary_every=s.summary_every,
         seed=s.seed,
         logdir=s.logdir,
     )

@@ -95,6 +95,7 @@ def run(s: Settings, progress: Progress) -> Report:
             stages=tuple(stages),
             precision=s.precision,
             xla=s.xla,
+            summary_every=s.summary_every,
             seed=s.seed,
             logdir=f"{s.logdir}/round-{number}",
         )

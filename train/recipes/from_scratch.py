@@ -62,6 +62,7 @@ def run(s: Settings, progress: Progress) -> Report:
         augment=s.augment,
         precision=s.precision,
         xla=s.xla,
+        summary_every=s.summary_every,
         seed=s.seed,
         logdir=s.logdir,
     )

@@ -74,6 +74,7 @@ def run(s: Settings, progress: Progress) -> Report:
         stages=(head, *further),
         precision=s.precision,
         xla=s.xla,
+        summary_every=s.summary_every,
         seed=s.seed,
         logdir=s.logdir,
     )

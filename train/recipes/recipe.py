@@ -36,6 +36,7 @@ class Common:
 
     precision: str = setting("what layers compute in: float32, bfloat16 or float16", "float32")
     xla: bool = setting("True compiles the network", False)
+    summary_every: int = setting("steps between histograms; 0 for none", 1)
     seed: int = setting("everything random follows from it", 0)
 
 

@@ -66,6 +66,7 @@ def run(s: Settings, progress: Progress) -> Report:
         stages=(features_then_head, last_block),
         precision=s.precision,
         xla=s.xla,
+        summary_every=s.summary_every,
         seed=s.seed,
         logdir=s.logdir,
     )
