@@ -109,7 +109,7 @@ class Case:
 def cases(quick: bool) -> list[Case]:
     keras, torch = ("Keras .h5", "Keras .weights.h5", "Keras .keras"), (".pth", ".pth legacy", ".safetensors")
     if quick:
-        formats = {"resnet50": (keras[1], torch[2]), "vgg19": (keras[2], torch[0], "checkpoint")}
+        formats = {"resnet50": (keras[1], torch[0], torch[2]), "vgg19": (keras[2], "checkpoint")}
     else:
         formats = {
             "resnet152": (*keras, *torch, ".npz", "checkpoint"),
