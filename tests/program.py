@@ -1,8 +1,6 @@
-"""The program in a process of its own: forked from one that has imported TensorFlow, which takes seconds, but not used
-it."""
+"""The program in a process of its own, forked from one that has imported TensorFlow, which takes seconds."""
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import pkgutil
@@ -10,23 +8,21 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import barenets
 from barenets.train import cli
 
-for module in pkgutil.walk_packages(barenets.__path__, "barenets."):  # what commands import when they need it
-    if module.name != "barenets.__main__":  # it runs
-        importlib.import_module(module.name)
-
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 300
+LIMIT = 180
 """Seconds that no command of the tests takes, on a busy machine either."""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "tests.train.runs"])
+_MODULES = {module.name for module in pkgutil.walk_packages(barenets.__path__, "barenets.")}
+# What commands import when they need it, too; barenets.__main__ would run.
+_CONTEXT.set_forkserver_preload(["pytest", "tests.train.runs", *sorted(_MODULES - {"barenets.__main__"})])
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,16 @@ class Done:
 
 
 class Running:
-    """The program at work."""
+    """`barenets ARGUMENTS` at work."""
 
     def __init__(
-        self,
-        arguments: tuple[object, ...],
-        before: Callable[[], None] | None = None,
-        folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        self, *arguments: object, before: Callable[[], None] | None = None, folder: Path | None = None
     ) -> None:
-        """In `folder`, with `environment` besides what there is, and `before` called first in its process."""
+        """In `folder`, or where this process is; `before` is called first in its process."""
         self._said = tempfile.TemporaryDirectory()
-        place = str(folder or Path.cwd()), {**os.environ, **(environment or {})}
-        self._process = _CONTEXT.Process(
-            target=_main, args=([*map(str, arguments)], before, self._said.name, *place), daemon=True
-        )
         here = Path.cwd()
+        given = [*map(str, arguments)], before, self._said.name, str(folder or here), dict(os.environ)
+        self._process = _CONTEXT.Process(target=_main, args=given, daemon=True)
         os.chdir(ROOT)  # where the server, which the first start starts, imports from
         try:
             self._process.start()
@@ -101,13 +91,9 @@ class Running:
         return done
 
 
-def start(*arguments: object, **options) -> Running:
-    """`barenets ARGUMENTS`; options as of `Running`."""
-    return Running(arguments, **options)
-
-
 def run(*arguments: object, **options) -> Done:
-    return start(*arguments, **options).done()
+    """Options as of `Running`."""
+    return Running(*arguments, **options).done()
 
 
 def _main(

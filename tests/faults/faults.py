@@ -20,6 +20,7 @@ import pytest
 
 from barenets.train import checkpoints, evaluate, loop
 from tests.faults.lab import Lab, bound_by_permissions
+from tests.train import runs
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def strike(lab: Lab, logdir: Path, rng: random.Random) -> int:
         lab.resumes(logdir)
         shutil.rmtree(logdir)
         there = 0
-    run = lab.start(*(["finetune", "--resume", "--logdir", logdir] if there else lab.finetune(logdir)))
+    run = runs.start(*(["finetune", "--resume", "--logdir", logdir] if there else lab.finetune(logdir)))
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0, 3))  # as it starts
     else:
@@ -87,7 +88,7 @@ def strike(lab: Lab, logdir: Path, rng: random.Random) -> int:
 
 @fault("SIGTERM at a random moment", 10, "ends with a checkpoint of the last step; goes on bit for bit")
 def terminated(lab: Lab, folder: Path, rng: random.Random) -> float | None:
-    run = lab.start(*lab.finetune(folder, "--checkpoint-every", 0))
+    run = runs.start(*lab.finetune(folder, "--checkpoint-every", 0))
     run.wait_for(lambda: bool(steps(folder)))
     time.sleep(rng.uniform(0, 0.5))
     begun = time.monotonic()
@@ -115,7 +116,7 @@ def slow_validation() -> None:
 
 @fault("SIGTERM in a validation of five minutes", 3, "ends with a checkpoint of the last step; goes on bit for bit")
 def terminated_in_validation(lab: Lab, folder: Path, rng: random.Random) -> float | None:
-    run = lab.start(*lab.finetune(folder), before=slow_validation)
+    run = runs.start(*lab.finetune(folder), before=slow_validation)
     run.wait_for(lambda: 5 in steps(folder))
     time.sleep(rng.uniform(0.2, 1))
     begun = time.monotonic()
@@ -143,7 +144,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 @fault("disk full while checkpointing", 5, "one line; the checkpoints before are there; goes on bit for bit")
 def disk_full(lab: Lab, folder: Path, rng: random.Random) -> None:
     with small_disk(folder):
-        run = lab.start(*lab.finetune(folder / "run"))
+        run = runs.start(*lab.finetune(folder / "run"))
         some_way(run, folder / "run", rng)
         with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as filler:
             while not run.over:
@@ -163,7 +164,7 @@ def file_limit(size: int) -> None:
 @fault("no room for the summaries", 5, "one line that says so; goes on bit for bit")
 def summaries_full(lab: Lab, folder: Path, rng: random.Random) -> None:
     size = rng.randrange(40_000, 60_000)  # more than a checkpoint has, less than an event file
-    done = lab.run(*lab.finetune(folder, "--summary-every", 1), before=partial(file_limit, size))
+    done = runs.run(*lab.finetune(folder, "--summary-every", 1), before=partial(file_limit, size))
     done.refused("tfevents", "cannot be written", "make room, then go on with --resume")
     lab.sound(folder)
     lab.resumes(folder)
@@ -171,14 +172,14 @@ def summaries_full(lab: Lab, folder: Path, rng: random.Random) -> None:
 
 @fault("no room for a checkpoint", 3, "one line; nothing half-written; goes on bit for bit")
 def checkpoint_limit(lab: Lab, folder: Path, rng: random.Random) -> None:
-    run = lab.start(*lab.finetune(folder))
+    run = runs.start(*lab.finetune(folder))
     some_way(run, folder, rng)
     run.send(signal.SIGKILL)
     run.done()
     there = lab.sound(folder)
     if there < 15:
         size = rng.randrange(1, 8_000)
-        done = lab.run("finetune", "--resume", "--logdir", folder, before=partial(file_limit, size))
+        done = runs.run("finetune", "--resume", "--logdir", folder, before=partial(file_limit, size))
         done.refused("cannot be written", "File too large")
     assert lab.sound(folder) == there
     lab.resumes(folder)
@@ -186,7 +187,7 @@ def checkpoint_limit(lab: Lab, folder: Path, rng: random.Random) -> None:
 
 @fault("log folder deleted", 5, "made again; ends bit for bit the same, or, hit while it writes, with one line")
 def folder_deleted(lab: Lab, folder: Path, rng: random.Random) -> None:
-    run = lab.start(*lab.finetune(folder / "run"))
+    run = runs.start(*lab.finetune(folder / "run"))
     some_way(run, folder / "run", rng)
     for _ in range(3):
         shutil.rmtree(folder / "run", ignore_errors=True)
@@ -230,7 +231,7 @@ def damaged_run(lab: Lab, folder: Path, rng: random.Random) -> None:
         path = folder / f"checkpoints/step-{step:08d}.npz"
         content = path.read_bytes()
         path.write_bytes(content[: rng.randrange(len(content))])
-    done = lab.run("predict", "--checkpoint", folder, "--images", lab.folder / "pictures/val")
+    done = runs.run("predict", "--checkpoint", folder, "--images", lab.folder / "pictures/val")
     assert done.code == 0, done.err
     assert "step-00000015.npz" in done.err
     assert len(done.out.splitlines()) >= 6
@@ -255,7 +256,7 @@ def plant(layer: str, kind: str, at: int) -> None:
 @fault("NaN in a variable", 10, "stops and names it; no checkpoint has it; goes on bit for bit", quick=3)
 def planted(lab: Lab, folder: Path, rng: random.Random) -> None:
     layer, kind, at = rng.choice(["conv1", "fc2", "fc3"]), rng.choice(["weights", "biases"]), rng.randrange(1, 14)
-    done = lab.run(*lab.finetune(folder), before=partial(plant, layer, kind, at))
+    done = runs.run(*lab.finetune(folder), before=partial(plant, layer, kind, at))
     assert done.code == 1, done
     # A ReLU hides it from the loss: then it is found before the next checkpoint would be written.
     assert re.search(rf"step ({at}|{at + 1}): not a finite number, first in the variable {layer}/{kind}", done.err)
@@ -267,7 +268,7 @@ def planted(lab: Lab, folder: Path, rng: random.Random) -> None:
 def pictures_deleted(lab: Lab, folder: Path, rng: random.Random) -> None:
     pictures, part, logdir = folder / "pictures", rng.choice(["train", "val"]), folder / "run"
     shutil.copytree(lab.folder / "pictures", pictures)
-    run = lab.start(*lab.finetune(logdir, "--checkpoint-every", 0, pictures=pictures))
+    run = runs.start(*lab.finetune(logdir, "--checkpoint-every", 0, pictures=pictures))
     run.wait_for(lambda: bool(steps(logdir)))
     os.rename(pictures / part / "below", folder / "kept")
     done = run.done()
@@ -284,22 +285,22 @@ def jumping_clock(seed: int) -> None:
 
 @fault("a clock that jumps between 1970 and 2096", 3, "ends bit for bit the same, killed and taken up or not")
 def clock(lab: Lab, folder: Path, rng: random.Random) -> None:
-    run = lab.start(*lab.finetune(folder), before=partial(jumping_clock, rng.randrange(1000)))
+    run = runs.start(*lab.finetune(folder), before=partial(jumping_clock, rng.randrange(1000)))
     some_way(run, folder, rng)
     run.send(signal.SIGKILL)
     assert run.done().code in (-signal.SIGKILL, 0)
-    done = lab.run("finetune", "--resume", "--logdir", folder, before=partial(jumping_clock, rng.randrange(1000)))
+    done = runs.run("finetune", "--resume", "--logdir", folder, before=partial(jumping_clock, rng.randrange(1000)))
     assert done.code == 0, done.err
     assert lab.sound(folder) == 15
 
 
 @fault("two runs in one folder", 5, "the second is refused in one line; the first ends as if alone")
 def two_runs(lab: Lab, folder: Path, rng: random.Random) -> None:
-    first = lab.start(*lab.finetune(folder))
+    first = runs.start(*lab.finetune(folder))
     some_way(first, folder, rng)
     first.send(signal.SIGSTOP)  # so that it does not end too soon
     again = ["finetune", "--resume", "--logdir", folder]
-    second = lab.run(*(again if rng.random() < 0.5 else lab.finetune(folder)))
+    second = runs.run(*(again if rng.random() < 0.5 else lab.finetune(folder)))
     first.send(signal.SIGCONT)
     second.refused(folder, "another process is training")
     assert first.done().code == 0
@@ -317,8 +318,8 @@ def read_only_home(folder: Path) -> None:
 def read_only(lab: Lab, folder: Path, rng: random.Random) -> None:
     home = folder / "home"
     home.mkdir()
-    done = lab.run(*lab.finetune(folder / "run"), before=partial(read_only_home, home))
+    done = runs.run(*lab.finetune(folder / "run"), before=partial(read_only_home, home))
     assert done.code == 0, done.err
     assert lab.sound(folder / "run") == 15
     for command in (lab.finetune(home / "run"), ["fetch", "mnist"]):
-        lab.run(*command, before=partial(read_only_home, home)).refused(home, "cannot be written")
+        runs.run(*command, before=partial(read_only_home, home)).refused(home, "cannot be written")

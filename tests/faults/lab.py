@@ -2,13 +2,11 @@
 
 import ctypes
 import json
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from barenets.train import checkpoints
-from tests import program
 from tests.pictures import write_pictures
 from tests.train import runs
 
@@ -31,18 +29,11 @@ class Lab:
         how = ["--net", "tiny", "--optimizer", "adam", "--checkpoint-every", 1, "--summary-every", 0]
         return ["finetune", *sets, *how, *others, "--logdir", logdir]
 
-    def start(self, *arguments: object, before: Callable[[], None] | None = None) -> program.Running:
-        """The program, with `before` called first in its process."""
-        return runs.start(*arguments, before=before)
-
-    def run(self, *arguments: object, before: Callable[[], None] | None = None) -> program.Done:
-        return self.start(*arguments, before=before).done()
-
     @cached_property
     def undisturbed(self) -> dict[int, State]:
         """Step -> state, of a run that nothing happens to."""
         logdir = self.folder / "undisturbed"
-        done = self.run(*self.finetune(logdir, "--keep", 99))
+        done = runs.run(*self.finetune(logdir, "--keep", 99))
         assert done.code == 0, done.err
         return {step: state(path) for step, path in checkpoints.steps(str(logdir / "checkpoints")).items()}
 
@@ -59,7 +50,7 @@ class Lab:
     def resumes(self, logdir: Path) -> None:
         """Checks that the run, taken up again, ends bit for bit where the undisturbed one ends."""
         again = ["finetune", "--resume", "--logdir", logdir]
-        done = self.run(*(again if checkpoints.steps(str(logdir / "checkpoints")) else self.finetune(logdir)))
+        done = runs.run(*(again if checkpoints.steps(str(logdir / "checkpoints")) else self.finetune(logdir)))
         assert done.code == 0, done.err
         assert self.sound(logdir) == max(self.undisturbed)
         assert not list(logdir.rglob(".*.tmp"))

@@ -54,11 +54,12 @@ def _prepare(kill: str | None, before: Callable[[], None] | None) -> None:
 
 def start(*arguments: object, kill: str | None = None, before: Callable[[], None] | None = None) -> program.Running:
     """kill="step:4" kills it, as `kill -9` does, at the 4th call of the place of that name."""
-    return program.start(*arguments, before=partial(_prepare, kill, before))
+    return program.Running(*arguments, before=partial(_prepare, kill, before))
 
 
-def run(*arguments: object, kill: str | None = None) -> program.Done:
-    return start(*arguments, kill=kill).done()
+def run(*arguments: object, **options) -> program.Done:
+    """Options as of `start`."""
+    return start(*arguments, **options).done()
 
 
 def last_checkpoint(logdir: Path, step: int) -> dict[str, np.ndarray]:

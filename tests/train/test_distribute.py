@@ -174,7 +174,8 @@ def test_a_worker_that_is_killed(run, alone, tmp_path, killed):
     began = time.monotonic()
     left = workers.runs[1 - killed].done()
     assert time.monotonic() - began < 60
-    left.refused(
+    left.refused()
+    assert left.err.splitlines()[-1] == (
         f"barenets: worker {1 - killed}: another worker is gone, so this one stops; go on from the last checkpoint "
         "with --resume, on as many workers as there are"
     )
@@ -189,7 +190,8 @@ def test_a_worker_that_is_killed(run, alone, tmp_path, killed):
 def test_workers_with_other_settings_are_told(run, tmp_path):
     for options in (["--seed", "7"], ["--optimizer", "adam"]):
         for done in Workers(2, *run, "--logdir", tmp_path, differing={1: options}).end():
-            done.refused("start all with the same options")
+            done.refused()
+            assert done.err.splitlines()[-1].endswith("start all with the same options")
 
 
 @pytest.mark.slow
@@ -208,15 +210,17 @@ def test_a_port_that_is_taken(tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         workers = ["--workers", f"{address},127.0.0.1:1", "--worker", 0]
         done = program.run("finetune", "--train", "x", "--logdir", tmp_path, *workers)
-    done.refused("is its port free?")
+    done.refused()
+    assert done.err.splitlines()[-1].endswith("is its port free?")
 
 
 @pytest.mark.slow
 def test_waiting_ends_with_ctrl_c(tmp_path):
     first, second = free_addresses(2).split(",")
     workers = ["--workers", f"{first},{second}", "--worker", 1]
-    running = program.start("finetune", "--train", "x", "--logdir", tmp_path, *workers)
-    running.wait_for(lambda: "waiting until all 2 workers are there" in running.said())
+    running = program.Running("finetune", "--train", "x", "--logdir", tmp_path, *workers)
+    running.wait_for(running.said)
+    assert "waiting until all 2 workers are there" in running.said()
     time.sleep(2)
     running.send(signal.SIGINT)
     assert running.done(30).code == -signal.SIGINT

@@ -1,6 +1,7 @@
 """Checkpoints and data sets that mean harm: refused in one line, and no terminal obeys what is in them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,9 @@ def test_a_list_that_must_not_lead_out_of_its_folder(
         Path(form).write_text(f"{head}{good}{outside}{between}cat\n")
         message = error_of(data.read, f"{source}:inside")
         assert f"{source} line {5 + bool(head)}: " in message
-        if not message.endswith("cannot be read as CSV (line contains NUL); check the quotes"):  # Python 3.10's csv
+        if form == "list.csv" and "\0" in outside and sys.version_info < (3, 11):  # csv itself refuses it
+            assert message.endswith("cannot be read as CSV (line contains NUL); check the quotes")
+        else:
             assert message.endswith("lies outside of the folder of the list, which :inside forbids")
 
 

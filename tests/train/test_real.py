@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def barenets(*arguments: object) -> str:
-    done = program.run(*arguments)
+    done = program.Running(*arguments).done(600)
     assert done.code == 0, done.err
     return done.out
 

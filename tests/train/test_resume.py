@@ -98,7 +98,7 @@ def test_interrupted_says_how_to_go_on(pictures, undisturbed, tmp_path, number):
     running = runs.start(*pictures, "--logdir", tmp_path)
     running.wait_for(lambda: list(tmp_path.glob("checkpoints/step-*2.npz")))
     running.send(number)
-    done = running.done()
+    done = running.done(60)
     if done.code == 0:
         pytest.skip("the run was over before the signal came")
     assert done.code == 130, done.err

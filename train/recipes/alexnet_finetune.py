@@ -50,10 +50,7 @@ def run(s: Settings, progress: Progress) -> Report:
         epochs=s.epochs,
         batch_size=s.batch_size,
         learning_rate=s.learning_rate,
-        precision=s.precision,
-        xla=s.xla,
-        summary_every=s.summary_every,
-        seed=s.seed,
+        **s.common(),
         logdir=s.logdir,
     )
     return report(finetune.train(finetune.start_or_resume(settings, progress), progress))

@@ -93,10 +93,7 @@ def run(s: Settings, progress: Progress) -> Report:
             blend=s.auxiliary > 0,
             features=None if number else s.features,
             stages=tuple(stages),
-            precision=s.precision,
-            xla=s.xla,
-            summary_every=s.summary_every,
-            seed=s.seed,
+            **s.common(),
             logdir=f"{s.logdir}/round-{number}",
         )
         result = finetune.train(finetune.start_or_resume(settings, progress), progress)

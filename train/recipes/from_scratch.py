@@ -60,10 +60,7 @@ def run(s: Settings, progress: Progress) -> Report:
         batch_size=s.batch_size,
         learning_rate=s.learning_rate,
         augment=s.augment,
-        precision=s.precision,
-        xla=s.xla,
-        summary_every=s.summary_every,
-        seed=s.seed,
+        **s.common(),
         logdir=s.logdir,
     )
     result = finetune.train(finetune.start_or_resume(settings, progress), progress)

@@ -72,10 +72,7 @@ def run(s: Settings, progress: Progress) -> Report:
         weight_decay=0.0,
         batch_size=s.batch_size,
         stages=(head, *further),
-        precision=s.precision,
-        xla=s.xla,
-        summary_every=s.summary_every,
-        seed=s.seed,
+        **s.common(),
         logdir=s.logdir,
     )
     return report(finetune.train(finetune.start_or_resume(settings, progress), progress))

@@ -39,6 +39,10 @@ class Common:
     summary_every: int = setting("steps between histograms; 0 for none", 1)
     seed: int = setting("everything random follows from it", 0)
 
+    def common(self) -> dict[str, Any]:
+        """These, as `finetune.Settings` takes them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Common)}
+
 
 @dataclass(frozen=True)
 class Report:

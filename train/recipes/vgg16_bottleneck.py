@@ -64,10 +64,7 @@ def run(s: Settings, progress: Progress) -> Report:
         size=s.size,
         batch_size=s.batch_size,
         stages=(features_then_head, last_block),
-        precision=s.precision,
-        xla=s.xla,
-        summary_every=s.summary_every,
-        seed=s.seed,
+        **s.common(),
         logdir=s.logdir,
     )
     return report(finetune.train(finetune.start_or_resume(settings, progress), progress))
